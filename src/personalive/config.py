@@ -1,0 +1,370 @@
+"""Every size and constant of the system, once, as validated frozen dataclasses. Imports no torch.
+
+The official model, the parity goldens' small model and the built-in model are three values of one `ModelConfig`
+(spec sections 1 to 3). A checkpoint carries its config as JSON: `to_json` / `from_json` are strict about unknown
+keys and wrong types. A field whose default is the published value says what the published system does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar
+
+from personalive.errors import ConfigError
+
+T = TypeVar("T")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ConfigError(message)
+
+
+@dataclass(frozen=True)
+class UNetConfig:
+    """The reference and the denoising UNet (spec section 1). Defaults: Stable Diffusion 1.5 image variations.
+
+    `attention_levels`, `motion_levels` and `temporal_levels` say, for each resolution level, whether its layers have
+    a spatial transformer, a motion module and a temporal module; the middle block always has all three.
+    `motion_in_time` adds a projection of the motion tokens to the time embedding, and `reference_pose` adds the
+    reference's own pose features after the reference UNet's conv_in: both departures for small models, off in the
+    published system.
+    """
+
+    latent_channels: int = 4
+    channels: tuple[int, ...] = (320, 640, 1280, 1280)
+    layers: int = 2
+    attention_levels: tuple[bool, ...] = (True, True, True, False)
+    motion_levels: tuple[bool, ...] = (True, True, True, True)
+    temporal_levels: tuple[bool, ...] = (True, True, True, True)
+    image_token_dim: int = 768
+    motion_tokens: int = 32
+    motion_dim: int = 16
+    heads: int = 8
+    norm_groups: int = 32
+    feed_forward: int = 4
+    max_frames: int = 32
+    motion_in_time: bool = False
+    reference_pose: bool = False
+
+    def __post_init__(self) -> None:
+        levels = len(self.channels)
+        for name in ("attention_levels", "motion_levels", "temporal_levels"):
+            _require(len(getattr(self, name)) == levels, f"unet.{name} needs one entry for each of {levels} levels")
+        for width in self.channels:
+            _require(
+                width % self.heads == 0 and width % self.norm_groups == 0,
+                f"unet.channels: {width} must be divisible by heads ({self.heads}) and norm_groups ({self.norm_groups})",
+            )
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """diffusers' AutoencoderKL. `patch` folds patch x patch pixels into channels first (1 in the published system)."""
+
+    channels: tuple[int, ...] = (128, 256, 512, 512)
+    layers: int = 2
+    latent_channels: int = 4
+    norm_groups: int = 32
+    middle_attention: bool = True
+    patch: int = 1
+    scaling_factor: float = 0.18215
+
+    @property
+    def downscale(self) -> int:
+        """Image side divided by latent side."""
+        return int(self.patch * 2 ** (len(self.channels) - 1))
+
+
+@dataclass(frozen=True)
+class ImageEncoderConfig:
+    """transformers' CLIPVisionModelWithProjection. Defaults: ViT-L/14."""
+
+    hidden: int = 1024
+    intermediate: int = 4096
+    layers: int = 24
+    heads: int = 16
+    patch: int = 14
+    image_size: int = 224
+    projection: int = 768
+    activation: str = "quick_gelu"
+
+
+@dataclass(frozen=True)
+class MotionExtractorConfig:
+    """ConvNeXtV2 with LivePortrait's heads: keypoints, head angles, translation, scale (spec sections 1, 2)."""
+
+    image_size: int = 256
+    depths: tuple[int, ...] = (3, 3, 9, 3)
+    dims: tuple[int, ...] = (96, 192, 384, 768)
+    keypoints: int = 21
+    angle_bins: int = 66
+    angle_step: float = 3.0
+    angle_offset: float = 97.5
+
+
+@dataclass(frozen=True)
+class MotionEncoderConfig:
+    """A face-alignment network trunk with three patch-attention blocks: face crop -> motion tokens (spec section 1)."""
+
+    image_size: int = 224
+    stem: int = 64
+    channels: tuple[int, int, int] = (128, 128, 256)
+    hourglass_depth: int = 4
+    attention_dim: int = 1024
+    attention_heads: int = 8
+    attention_head_dim: int = 128
+    attention_patches: tuple[int, int, int] = (4, 2, 2)
+    feed_forward: int = 4
+    norm_groups: int = 32
+    heatmaps: int = 68
+    tokens: int = 32
+    token_dim: int = 16
+
+
+@dataclass(frozen=True)
+class PoseGuiderConfig:
+    """Convolutions from the keypoint drawing to pose features at 1/8 of its side (spec section 1)."""
+
+    channels: tuple[int, int, int, int] = (16, 32, 96, 256)
+    out_channels: int = 320
+
+
+@dataclass(frozen=True)
+class KeypointConfig:
+    """The keypoint drawing and the face box (spec section 2).
+
+    `soft` False: filled discs of `radius` pixels around truncated centres, as published. True: Gaussian blobs of
+    standard deviation `radius` at exact, subpixel centres (for small models: one latent cell is many keypoint steps).
+    """
+
+    drawn: tuple[int, ...] = (1, 2, 3, 4, 12, 15, 20)
+    radius: float = 4.0
+    soft: bool = False
+    box_scale: float = 1.7
+    box_before: float = 0.475
+    box_after: float = 0.525
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """The micro-chunk denoiser (spec section 3): schedule, window, keyframes, motion gains."""
+
+    chunk_frames: int = 4
+    levels: int = 4
+    train_timesteps: int = 1000
+    step_size: int = 333
+    beta_start: float = 0.00085
+    beta_end: float = 0.02
+    prediction: Literal["epsilon", "v_prediction"] = "epsilon"
+    keyframes: int = 3
+    tau: float = 17.0
+    keyframes_from_step: int = 9
+    motion_interpolated_start: bool = True
+    chunk_attention: bool = False
+    translation_gain: float = 0.5
+    scale_gain: float = 0.0
+
+    def __post_init__(self) -> None:
+        _require(self.prediction in ("epsilon", "v_prediction"), f"stream.prediction: unknown kind {self.prediction!r}")
+        _require(1 <= self.chunk_frames <= 16, f"stream.chunk_frames: {self.chunk_frames} is not in 1..16")
+        _require(1 <= self.levels <= 8, f"stream.levels: {self.levels} is not in 1..8")
+        _require(0 <= self.keyframes <= 8, f"stream.keyframes: {self.keyframes} is not in 0..8")
+        _require(
+            (self.levels - 1) * self.step_size < self.train_timesteps,
+            "stream.levels * step_size goes beyond train_timesteps",
+        )
+        _require(self.tau >= 0, f"stream.tau: {self.tau} is negative")
+
+    @property
+    def timesteps(self) -> tuple[int, ...]:
+        """One timestep per level, cleanest first: (0, 333, 666, 999) as published."""
+        return tuple(level * self.step_size for level in range(self.levels))
+
+    @property
+    def window_frames(self) -> int:
+        """Frames in the window: chunk_frames * levels."""
+        return self.chunk_frames * self.levels
+
+    @property
+    def lead_in_frames(self) -> int:
+        """Frames of the motion-interpolated start, dropped from the output: all chunks but the newest."""
+        return self.chunk_frames * (self.levels - 1)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One size of the whole system. `image_size`: side of the square picture in pixels."""
+
+    name: str = "official"
+    image_size: int = 512
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    image_encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
+    motion_extractor: MotionExtractorConfig = field(default_factory=MotionExtractorConfig)
+    motion_encoder: MotionEncoderConfig = field(default_factory=MotionEncoderConfig)
+    pose_guider: PoseGuiderConfig = field(default_factory=PoseGuiderConfig)
+    keypoints: KeypointConfig = field(default_factory=KeypointConfig)
+    stream: StreamConfig = field(default_factory=StreamConfig)
+
+    def __post_init__(self) -> None:
+        unet = self.unet
+        _require(
+            (unet.motion_tokens, unet.motion_dim) == (self.motion_encoder.tokens, self.motion_encoder.token_dim),
+            "the motion encoder's tokens must be what the UNet's motion modules read",
+        )
+        _require(unet.latent_channels == self.autoencoder.latent_channels, "UNet and autoencoder differ in latents")
+        _require(unet.image_token_dim == self.image_encoder.projection, "UNet and image encoder differ in the token")
+        _require(self.pose_guider.out_channels == unet.channels[0], "the pose guider must end in unet.channels[0]")
+        _require(self.image_size % (8 * 2 ** (len(unet.channels) - 1)) == 0, f"image_size {self.image_size} is odd")
+        _require(self.autoencoder.downscale == 8, "latents must be 1/8 of the image side")
+        _require(self.stream.window_frames <= unet.max_frames, "the window is longer than unet.max_frames")
+
+    @property
+    def latent_size(self) -> int:
+        """Side of the latents: image_size / 8."""
+        return self.image_size // 8
+
+
+OFFICIAL = ModelConfig()
+
+SMALL = ModelConfig(
+    # The parity goldens' small networks (with the production motion extractor and encoder).
+    name="small",
+    unet=UNetConfig(channels=(32, 64, 96, 96), image_token_dim=48),
+    autoencoder=AutoencoderConfig(channels=(32, 32, 64, 64), layers=1),
+    image_encoder=ImageEncoderConfig(
+        hidden=64, intermediate=128, layers=2, heads=4, patch=32, image_size=224, projection=48
+    ),
+    pose_guider=PoseGuiderConfig(channels=(8, 16, 24, 32), out_channels=32),
+)
+
+MINI = ModelConfig(
+    # The built-in model: 128 px, trained by this project on rendered people.
+    name="mini",
+    image_size=128,
+    unet=UNetConfig(
+        latent_channels=8,
+        channels=(64, 96, 128),
+        layers=1,
+        attention_levels=(True, True, False),
+        motion_levels=(True, True, False),
+        temporal_levels=(False, True, False),
+        image_token_dim=64,
+        motion_tokens=8,
+        motion_dim=32,
+        heads=4,
+        norm_groups=8,
+        feed_forward=2,
+        motion_in_time=True,
+        reference_pose=True,
+    ),
+    autoencoder=AutoencoderConfig(
+        channels=(32, 48, 96), layers=1, latent_channels=8, norm_groups=8, middle_attention=False, patch=2,
+        scaling_factor=1.0,
+    ),
+    image_encoder=ImageEncoderConfig(
+        hidden=64, intermediate=128, layers=2, heads=4, patch=16, image_size=128, projection=64
+    ),
+    motion_extractor=MotionExtractorConfig(image_size=128, depths=(1, 1, 3, 1), dims=(32, 64, 96, 160)),
+    motion_encoder=MotionEncoderConfig(
+        image_size=64, stem=24, channels=(32, 32, 64), hourglass_depth=3, attention_dim=96, attention_heads=4,
+        attention_head_dim=24, attention_patches=(4, 2, 2), feed_forward=2, norm_groups=8, heatmaps=32,
+        tokens=8, token_dim=32,
+    ),
+    pose_guider=PoseGuiderConfig(channels=(8, 16, 32, 64), out_channels=64),
+    keypoints=KeypointConfig(radius=4.0, soft=True),
+    stream=StreamConfig(prediction="v_prediction", translation_gain=1.0, scale_gain=1.0, tau=4.0),
+)
+
+TOY = ModelConfig(
+    # The smallest value of every size: for tests of behaviour, not of pictures.
+    name="toy",
+    image_size=32,
+    unet=UNetConfig(
+        latent_channels=4, channels=(8, 16), layers=1, attention_levels=(True, False), motion_levels=(True, True),
+        temporal_levels=(True, True), image_token_dim=8, motion_tokens=4, motion_dim=8, heads=2, norm_groups=4,
+        feed_forward=2,
+    ),
+    autoencoder=AutoencoderConfig(
+        channels=(8, 8, 8), layers=1, latent_channels=4, norm_groups=4, middle_attention=False, patch=2
+    ),
+    image_encoder=ImageEncoderConfig(
+        hidden=16, intermediate=32, layers=1, heads=2, patch=16, image_size=32, projection=8
+    ),
+    motion_extractor=MotionExtractorConfig(image_size=32, depths=(1, 1), dims=(8, 16)),
+    motion_encoder=MotionEncoderConfig(
+        image_size=32, stem=8, channels=(8, 8, 16), hourglass_depth=1, attention_dim=16, attention_heads=2,
+        attention_head_dim=8, attention_patches=(4, 2, 2), feed_forward=2, norm_groups=4, heatmaps=4,
+        tokens=4, token_dim=8,
+    ),
+    pose_guider=PoseGuiderConfig(channels=(4, 4, 8, 8), out_channels=8),
+    keypoints=KeypointConfig(radius=2.0),
+    stream=StreamConfig(tau=0.5),
+)
+
+
+def to_json(config: Any) -> str:
+    """The config (any dataclass of this module) as one line of JSON."""
+    return json.dumps(dataclasses.asdict(config))
+
+
+def from_json(text: str) -> ModelConfig:
+    """The inverse of `to_json` for a ModelConfig. Raises ConfigError on unknown or missing keys and wrong types."""
+    try:
+        data = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"the configuration is not JSON: {error}") from error
+    return build(ModelConfig, data, "config")
+
+
+def build(kind: type[T], data: Any, where: str) -> T:
+    """A dataclass from plain JSON data, strictly: every key known, every type right; `where` names it in errors."""
+    _require(isinstance(data, dict), f"{where}: a table is expected, not {type(data).__name__}")
+    hints = typing.get_type_hints(kind)
+    names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    unknown = sorted(set(data) - names)
+    _require(not unknown, f"{where}: unknown key {', '.join(unknown)} (known: {', '.join(sorted(names))})")
+    values = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in data.items()}
+    return kind(**values)
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the type `hint`, or ConfigError. Handles the types that this module's fields use."""
+    origin = typing.get_origin(hint)
+    if dataclasses.is_dataclass(hint):
+        return build(typing.cast(type, hint), value, where)
+    if origin is Literal:
+        _require(value in typing.get_args(hint), f"{where}: {value!r} is not one of {typing.get_args(hint)}")
+        return value
+    if origin is tuple:
+        _require(isinstance(value, (list, tuple)), f"{where}: a list is expected, not {value!r}")
+        kinds = typing.get_args(hint)
+        if len(kinds) == 2 and kinds[1] is Ellipsis:
+            kinds = (kinds[0],) * len(value)
+        _require(len(kinds) == len(value), f"{where}: {len(kinds)} entries are expected, not {len(value)}")
+        return tuple(_convert(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value)))
+    if origin in (typing.Union, types.UnionType):
+        return value
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    _require(type(value) is hint, f"{where}: {hint.__name__} is expected, not {value!r}")
+    return value
+
+
+def override(config: ModelConfig, assignments: dict[str, Any]) -> ModelConfig:
+    """A copy with dotted fields replaced, e.g. {"stream.tau": 15.0}. Raises ConfigError for an unknown field."""
+    data = dataclasses.asdict(config)
+    for path, value in assignments.items():
+        table = data
+        *parents, leaf = path.split(".")
+        for parent in parents:
+            _require(isinstance(table.get(parent), dict), f"{path}: there is no table {parent!r}")
+            table = table[parent]
+        _require(leaf in table, f"{path}: unknown field (known here: {', '.join(sorted(table))})")
+        table[leaf] = value
+    return build(ModelConfig, data, "config")

@@ -1,0 +1,27 @@
+"""Errors that a user can cause. Each says what was wrong, where, and what to do; the CLI prints one line."""
+
+from __future__ import annotations
+
+
+class PersonaLiveError(Exception):
+    """Root of every error that the user can mend. `str(error)` is one line."""
+
+
+class InputError(PersonaLiveError):
+    """A picture or video that cannot be used: missing, empty, not what it claims to be, too small or too large."""
+
+
+class FaceNotFoundError(InputError):
+    """A picture, or a whole driving video, in which no face was found."""
+
+
+class OutputError(PersonaLiveError):
+    """A place that cannot be written: missing folder, no permission, disk full, unknown extension."""
+
+
+class ConfigError(PersonaLiveError):
+    """An option or a configuration value that is unknown, of the wrong type or out of range."""
+
+
+class WeightsError(PersonaLiveError):
+    """A checkpoint that is missing, foreign, of the wrong size, or that holds code instead of tensors."""
