@@ -249,11 +249,11 @@ MINI = ModelConfig(
     image_size=128,
     unet=UNetConfig(
         latent_channels=8,
-        channels=(64, 96, 128),
+        channels=(64, 80),
         layers=1,
-        attention_levels=(True, True, False),
-        motion_levels=(True, True, False),
-        temporal_levels=(False, True, False),
+        attention_levels=(True, True),
+        motion_levels=(True, True),
+        temporal_levels=(False, True),
         image_token_dim=64,
         motion_tokens=8,
         motion_dim=32,
@@ -270,9 +270,9 @@ MINI = ModelConfig(
     image_encoder=ImageEncoderConfig(
         hidden=64, intermediate=128, layers=2, heads=4, patch=16, image_size=128, projection=64
     ),
-    motion_extractor=MotionExtractorConfig(image_size=128, depths=(1, 1, 3, 1), dims=(32, 64, 96, 160)),
+    motion_extractor=MotionExtractorConfig(image_size=128, depths=(1, 1, 3, 1), dims=(24, 64, 96, 144)),
     motion_encoder=MotionEncoderConfig(
-        image_size=64, stem=24, channels=(32, 32, 64), hourglass_depth=3, attention_dim=96, attention_heads=4,
+        image_size=64, stem=16, channels=(24, 32, 64), hourglass_depth=2, attention_dim=96, attention_heads=4,
         attention_head_dim=24, attention_patches=(4, 2, 2), feed_forward=2, norm_groups=8, heatmaps=32,
         tokens=8, token_dim=32,
     ),

@@ -53,7 +53,7 @@ class FaceModel:
 
 
 def find_face_model() -> Path | None:
-    """The face model named by the environment (PERSONALIVE_FACE_MODEL), else `../shared/ict-facekit` beside the repo."""
+    """The face model that PERSONALIVE_FACE_MODEL names, else `../shared/ict-facekit` beside the repo, else None."""
     named = os.environ.get(ENVIRONMENT_VARIABLE)
     if named:
         return Path(named)
@@ -117,7 +117,8 @@ def _checked(arrays: dict[str, NDArray[Any]], path: Path) -> FaceModel:
     }
     for name, shape in shapes.items():
         found = arrays[name].shape
-        if len(found) != len(shape) or any(want is not None and want != got for want, got in zip(shape, found, strict=True)):
+        fits = len(found) == len(shape) and all(want in (None, got) for want, got in zip(shape, found, strict=True))
+        if not fits:
             raise FaceModelError(f"face model {path}: {name} has shape {found}, expected {shape}")
     for name in ("faces", "landmark_vertices"):
         if arrays[name].size and (arrays[name].max() >= vertices or arrays[name].min() < -1):
@@ -157,7 +158,7 @@ def convert_obj(folder: Path | str, out: Path | str) -> FaceModel:
     """
     folder = Path(folder)
     if not (folder / NEUTRAL_MESH).is_file():
-        raise FaceModelError(f"{folder} holds no {NEUTRAL_MESH}; point to the folder FaceXModel of the ICT-FaceKit release")
+        raise FaceModelError(f"{folder} holds no {NEUTRAL_MESH}; point to FaceXModel of the ICT-FaceKit release")
     neutral = _read_mesh(folder / NEUTRAL_MESH)
     shapes = sorted(path for path in folder.glob("*.obj") if path.name != NEUTRAL_MESH)
     identities = [path for path in shapes if path.stem.startswith("identity")]

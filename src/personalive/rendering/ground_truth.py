@@ -75,13 +75,13 @@ def rotation(pitch: float, yaw: float, roll: float) -> Array:
     about_x = np.array([[1, 0, 0], [0, np.cos(p), -np.sin(p)], [0, np.sin(p), np.cos(p)]])
     about_y = np.array([[np.cos(y), 0, np.sin(y)], [0, 1, 0], [-np.sin(y), 0, np.cos(y)]])
     about_z = np.array([[np.cos(r), -np.sin(r), 0], [np.sin(r), np.cos(r), 0], [0, 0, 1]])
-    return (about_z @ about_y @ about_x).T
+    return np.asarray((about_z @ about_y @ about_x).T)
 
 
 def world_rotation(pose: Pose) -> Array:
     """The same rotation for column vectors in world axes: world' = world_rotation @ world."""
     flip = np.diag(TO_IMAGE_AXES)
-    return flip @ rotation(*pose.angles).T @ flip
+    return np.asarray(flip @ rotation(*pose.angles).T @ flip)
 
 
 def head_weight(rest: NDArray[np.floating]) -> Array:
@@ -95,7 +95,8 @@ def apply_pose(points: NDArray[np.floating], weight: NDArray[np.floating], pose:
     offset = np.asarray(points, np.float64) - NECK_PIVOT
     turned = offset @ world_rotation(pose).T
     share = weight[:, None]
-    return turned * share + offset * (1 - share) + NECK_PIVOT + pose.shift * (SHOULDER_SHARE + (1 - SHOULDER_SHARE) * share)
+    followed = SHOULDER_SHARE + (1 - SHOULDER_SHARE) * share
+    return np.asarray(turned * share + offset * (1 - share) + NECK_PIVOT + pose.shift * followed)
 
 
 def canonical_keypoints(landmarks: NDArray[np.floating], camera: Camera) -> FloatArray:
@@ -130,7 +131,7 @@ def fit_similarity(canonical: NDArray[np.floating], keypoints: NDArray[np.floati
 
 
 def face_box(landmarks: NDArray[np.floating]) -> FloatArray:
-    """Box (4,) x1, y1, x2, y2 in [-1, 1] of the whole face around its projected landmarks (68, 2), forehead included."""
+    """Box (4,) x1, y1, x2, y2 in [-1, 1] around projected landmarks (68, 2), with a margin and the forehead."""
     low, high = landmarks.min(0), landmarks.max(0)
     width, height = high - low
     margin = np.array([0.08 * width, 0.40 * height, 0.08 * width, 0.08 * height])

@@ -1,0 +1,1 @@
+"""Pixels in and out: pictures, videos, the boundary between uint8 and tensors. Knows no network."""

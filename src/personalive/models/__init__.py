@@ -1,0 +1,1 @@
+"""The networks: nn.Modules only, without I/O and without state between calls."""

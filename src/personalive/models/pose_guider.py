@@ -1,0 +1,32 @@
+"""The pose guider: the keypoint drawing -> pose features at 1/8 of its side (spec section 1)."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from personalive.config import PoseGuiderConfig
+
+
+class PoseGuider(nn.Module):
+    """3x3 convolutions with SiLU, three of them of stride 2. Loads `pose_guider.pth` unchanged."""
+
+    def __init__(self, config: PoseGuiderConfig) -> None:
+        super().__init__()
+        channels = config.channels
+        self.conv_in = nn.Conv2d(3, channels[0], 3, padding=1)
+        self.blocks = nn.ModuleList()
+        for narrow, wide in pairwise(channels):
+            self.blocks.append(nn.Conv2d(narrow, narrow, 3, padding=1))
+            self.blocks.append(nn.Conv2d(narrow, wide, 3, padding=1, stride=2))
+        self.conv_out_modify = nn.Conv2d(channels[-1], config.out_channels, 3, padding=1)
+
+    def forward(self, drawing: Tensor) -> Tensor:
+        """(N, 3, H, W) in [0, 1] -> (N, out_channels, H/8, W/8)."""
+        x = F.silu(self.conv_in(drawing))
+        for block in self.blocks:
+            x = F.silu(block(x))
+        features: Tensor = self.conv_out_modify(x)
+        return features

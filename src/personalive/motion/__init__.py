@@ -1,0 +1,1 @@
+"""Driving frame -> MotionSignals. Composes networks, owns no weights."""

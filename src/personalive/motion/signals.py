@@ -1,0 +1,131 @@
+"""From pictures to what drives the denoiser: observations of frames, retargeted poses, the lead-in (spec 2 and 3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from personalive.config import ModelConfig
+from personalive.contracts import HeadMotion, MotionSignals, Networks, ReferenceFeatures
+from personalive.media.frames import Pixels, clip_pixels, resize_picture, resize_tensor, to_unit
+from personalive.motion import keypoints as heads
+from personalive.motion.keypoints import MotionGains
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What the motion networks see in F frames: head (F, ...) float32 and motion tokens (F, T, D)."""
+
+    head: HeadMotion
+    motion: Tensor
+
+    def __getitem__(self, frames: slice) -> Observation:
+        """The observation of some of the frames."""
+        head = self.head
+        parts = (head.keypoints[frames], head.angles[frames], head.translation[frames], head.scale[frames])
+        return Observation(HeadMotion(*parts), self.motion[frames])
+
+    def still(self, frames: int) -> Observation:
+        """One frame's observation (F = 1) as if it had been seen in `frames` frames."""
+        head = self.head
+        parts = (head.keypoints, head.angles, head.translation, head.scale)
+        return Observation(
+            HeadMotion(*(part.expand(frames, *part.shape[1:]) for part in parts)),
+            self.motion.expand(frames, *self.motion.shape[1:]),
+        )
+
+
+@dataclass(frozen=True)
+class PreparedPicture:
+    """A reference picture as the networks want it: unit (1, 3, S, S) in [0, 1], clip (1, 3, s, s) CLIP-normalised."""
+
+    unit: Tensor
+    clip: Tensor
+
+
+def prepare(config: ModelConfig, picture: Pixels) -> PreparedPicture:
+    """A square uint8 picture (H, H, 3) at the model's sizes: PIL Lanczos, and for the token CLIP's preprocessing."""
+    resized = resize_picture(picture, config.image_size)
+    return PreparedPicture(to_unit(resized), clip_pixels(resized, config.image_encoder.image_size))
+
+
+def observe(networks: Networks, images: Tensor) -> Observation:
+    """Frames (F, 3, H, H) in [0, 1] -> their head motion and the motion tokens of their own face crops."""
+    config = networks.config
+    images = resize_tensor(_for_network(images, networks.motion_extractor), config.image_size)
+    head = networks.motion_extractor(resize_tensor(images, config.motion_extractor.image_size))
+    boxes = heads.face_box(heads.pose_keypoints(head), config.image_size, config.keypoints)
+    faces = heads.crop_faces(images * 2 - 1, boxes, config.motion_encoder.image_size)
+    return Observation(head, networks.motion_encoder(_for_network(faces, networks.motion_encoder)))
+
+
+def drive(
+    networks: Networks,
+    reference: Observation,
+    first: Observation,
+    frames: Observation,
+    gains: MotionGains | None = None,
+) -> MotionSignals:
+    """Signals (1, F, ...) that move the reference as F driving frames move, from where the `first` one (1, ...) was."""
+    target = _retarget(networks, reference, first, frames, gains)
+    return MotionSignals(frames.motion[None], pose_features(networks, target)[None])
+
+
+def lead_in(
+    networks: Networks,
+    reference: Observation,
+    first: Observation,
+    gains: MotionGains | None = None,
+    target: Observation | None = None,
+) -> MotionSignals:
+    """Signals (1, L, ...) of the frames before the first driving frame, L = `lead_in_frames` (spec 3).
+
+    Pose and motion tokens go linearly from the reference's to those of the first driving frame with weights i / L. With
+    `motion_interpolated_start` off, all L frames have the reference's own pose and tokens: the window then starts
+    from rest and the first driving frame comes as a jump. `target`: the frame to lead to, where that is not the first.
+    """
+    config = networks.config.stream
+    steps = config.lead_in_frames
+    end = first if target is None else target
+    end_head, end_motion = _retarget(networks, reference, first, end, gains), end.motion
+    if not config.motion_interpolated_start:
+        end_head, end_motion = reference.head, reference.motion
+    weights = heads.lead_in_weights(steps, reference.motion)[:, None, None]  # (L, 1, 1)
+    motion = reference.motion + weights * (end_motion - reference.motion)  # (L, T, D)
+    path = heads.interpolate(reference.head, end_head, steps)
+    return MotionSignals(motion[None], pose_features(networks, path)[None])
+
+
+def pose_features(networks: Networks, head: HeadMotion) -> Tensor:
+    """The pose guider's features (F, C, h, w) of the drawn keypoints of F posed heads."""
+    config = networks.config
+    drawing = heads.draw(heads.pose_keypoints(head), config.image_size, config.keypoints)
+    features: Tensor = networks.pose_guider(_for_network(drawing, networks.pose_guider))
+    return features
+
+
+def encode_reference(networks: Networks, picture: Pixels | PreparedPicture) -> tuple[ReferenceFeatures, Observation]:
+    """Everything constant for a reference: its features (B = 1) and what the motion networks see in it."""
+    ready = picture if isinstance(picture, PreparedPicture) else prepare(networks.config, picture)
+    observation = observe(networks, ready.unit)
+    pose = pose_features(networks, observation.head) if networks.config.unet.reference_pose else None
+    latents = networks.autoencoder.encode(_for_network(ready.unit, networks.autoencoder) * 2 - 1)
+    token = networks.image_encoder(_for_network(ready.clip, networks.image_encoder))
+    features = networks.reference_unet(latents, token, pose)
+    return ReferenceFeatures(latents, token, networks.denoising_unet.project(features)), observation
+
+
+def _retarget(
+    networks: Networks, reference: Observation, first: Observation, frames: Observation, gains: MotionGains | None
+) -> HeadMotion:
+    gains = MotionGains.of(networks.config.stream) if gains is None else gains
+    return heads.retarget(
+        reference.head, first.head, frames.head, gains.translation, gains.scale, rotation_gain=gains.rotation
+    )
+
+
+def _for_network(images: Tensor, network: nn.Module) -> Tensor:
+    """On the device and in the precision of a network's parameters."""
+    parameter = next(network.parameters())
+    return images.to(device=parameter.device, dtype=parameter.dtype)

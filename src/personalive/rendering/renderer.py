@@ -1,0 +1,306 @@
+"""Drawing a person on an off-screen OpenGL surface (moderngl over EGL; Mesa's software rasteriser is enough)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from personalive.errors import PersonaLiveError
+from personalive.rendering import shaders
+from personalive.rendering.avatar import Person
+from personalive.rendering.background import SIDE, paint_background
+from personalive.rendering.clothing import build_glasses, build_shirt
+from personalive.rendering.face_model import FaceModel, FloatArray, IntArray
+from personalive.rendering.ground_truth import NECK_PIVOT, SHOULDER_SHARE, Camera, Pose, head_weight, world_rotation
+from personalive.rendering.hair import grow_hair
+from personalive.rendering.mesh import HeadMesh, build_head_mesh, resting_normals
+from personalive.rendering.program import Program, bake_occlusion
+from personalive.rendering.skin import HEIGHT, WIDTH, SkinPainter
+from personalive.rendering.views import gaze_angles, gaze_rotation, orthographic, perspective
+
+Array = NDArray[np.float64]
+
+SHADOW_SIDE = 384  # pixels
+COARSE_HAIR_SIZE = 200  # pixels; larger pictures get more and finer strands
+TEETH_TINT, GUMS_TINT = (0.88, 0.83, 0.76), (0.66, 0.33, 0.32)
+INNER_LIPS = (62, 66)  # landmarks in the middle of the upper and the lower lip's inner edge
+
+
+class RenderingUnavailableError(PersonaLiveError):
+    """This machine cannot open an off-screen OpenGL context."""
+
+
+class Renderer:
+    """Draws one person at a time. Not thread safe; one per process.
+
+    Raises:
+        RenderingUnavailableError: moderngl is not installed or there is no EGL.
+    """
+
+    def __init__(self, model: FaceModel, size: int, supersample: int = 2, camera: Camera | None = None) -> None:
+        self.size, self.supersample = size, supersample
+        self.camera = camera or Camera()
+        self.head: HeadMesh = build_head_mesh(model)
+        self._gl, self._context = _open_context()
+        self._painter = SkinPainter(self.head)
+        self._create_targets()
+        self._create_programs()
+        self._create_head_arrays()
+        self._person: Person | None = None
+        self._owned: list[Any] = []
+
+    def set_person(self, person: Person) -> None:
+        """Take up a person: shape, paint, hair, clothes, light and backdrop."""
+        for resource in self._owned:
+            resource.release()
+        self._owned = []
+        model = self.head.model
+        shape = np.tensordot(person.identity, model.identity_deltas, axes=1)  # (V, 3)
+        self.neutral: FloatArray = np.asarray(model.vertices + shape, np.float32)
+        paint = self._keep(self._context.texture((WIDTH, HEIGHT), 4, self._painter.paint(person).tobytes()))
+        paint.build_mipmaps()
+        paint.filter = (self._gl.LINEAR_MIPMAP_LINEAR, self._gl.LINEAR)
+        paint.repeat_x, paint.repeat_y = True, False
+        self._paint = paint
+        self._backdrop = self._keep(self._context.texture((SIDE, SIDE), 3, paint_background(person.seed).tobytes()))
+        self._backdrop.repeat_x = self._backdrop.repeat_y = False
+        self._hair = self._hair_array(person)
+        self._shirt = self._cloth_array(*build_shirt(person.clothes.collar, person.seed))
+        self._glasses = None
+        if person.glasses:
+            landmarks = self.neutral[model.landmark_vertices]
+            self._glasses = self._cloth_array(*build_glasses(landmarks, square=person.glasses == 2))
+        self._person = person
+        self._set_person_uniforms(person)
+
+    def expressed(self, coefficients: NDArray[np.floating]) -> FloatArray:
+        """Vertices (V, 3) of the current person with expression coefficients (E,), before the pose, cm."""
+        active = np.flatnonzero(coefficients)
+        if len(active) == 0:
+            return self.neutral
+        deltas = self.head.model.expression_deltas
+        vertices: FloatArray = self.neutral.copy()
+        for place in active:
+            vertices += np.float32(coefficients[place]) * deltas[place]
+        return vertices
+
+    def render(self, coefficients: NDArray[np.floating], pose: Pose) -> NDArray[np.uint8]:
+        """Picture (size, size, 3), RGB, of the current person with expression coefficients (E,) in [0, 1]."""
+        if self._person is None:
+            raise RuntimeError("set_person comes before render")
+        vertices = self.expressed(coefficients)
+        normals = self.head.normals(vertices)
+        self._moving.write(np.concatenate([vertices, normals], axis=1, dtype=np.float32).tobytes())
+        rotation = world_rotation(pose)
+        for program in self._posed_programs:
+            program.matrix("head_rotation", rotation)
+            program.vectors("head_shift", pose.shift)
+        self._set_eyes(coefficients)
+        self._draw_shadow()
+        self._draw_picture(vertices)
+        return self._read()
+
+    # ---- set-up -------------------------------------------------------------------------------------------------
+
+    def _keep(self, resource: Any) -> Any:
+        """Remember a resource of the current person, to release it with the next."""
+        self._owned.append(resource)
+        return resource
+
+    def _create_targets(self) -> None:
+        context, side = self._context, self.size * self.supersample
+        self._target = context.framebuffer([context.texture((side, side), 4)], context.depth_renderbuffer((side, side)))
+        self._shadow_map = context.depth_texture((SHADOW_SIDE, SHADOW_SIDE))
+        self._shadow_map.compare_func = "<="
+        self._shadow_map.filter = (self._gl.LINEAR, self._gl.LINEAR)
+        self._shadow_target = context.framebuffer([], self._shadow_map)
+
+    def _create_programs(self) -> None:
+        def program(vertex: str, fragment: str) -> Program:
+            return Program(self._context, vertex, fragment)
+
+        self._skin = program(shaders.SURFACE_VERTEX, shaders.SKIN_FRAGMENT)
+        self._eye = program(shaders.EYE_VERTEX, shaders.EYE_FRAGMENT)
+        self._mouth = program(shaders.SURFACE_VERTEX, shaders.MOUTH_FRAGMENT)
+        self._cloth = program(shaders.SURFACE_VERTEX, shaders.CLOTH_FRAGMENT)
+        self._lash = program(shaders.LASH_VERTEX, shaders.LASH_FRAGMENT)
+        self._strands = program(shaders.HAIR_VERTEX, shaders.HAIR_FRAGMENT)
+        self._shadow = program(shaders.SHADOW_VERTEX, shaders.SHADOW_FRAGMENT)
+        self._background = program(shaders.BACKGROUND_VERTEX, shaders.BACKGROUND_FRAGMENT)
+        self._lit_programs = (self._skin, self._eye, self._mouth, self._cloth, self._strands)
+        self._posed_programs = (*self._lit_programs, self._lash, self._shadow)
+        view = perspective(self.camera)
+        for each in self._posed_programs:
+            each.vectors("neck_pivot", NECK_PIVOT)
+            each.number("shoulder_share", SHOULDER_SHARE)
+            each.matrix("view_projection", view)
+        for each in self._lit_programs:
+            each.vectors("camera", np.array([0.0, self.camera.height, self.camera.distance]))
+            each.number("shadow_map", 1)
+        # a texel per pixel keeps the paint free of shimmer at small sizes
+        pixels_around = self.size * self.supersample * 1.6
+        level = max(0.0, float(np.log2(WIDTH / pixels_around)))
+        self._skin.number("paint_level", level)
+        self._skin.number("bump_strength", 1.3 * 2.0 ** (-0.5 * level))
+        self._eye.vectors("eye_centre", self.head.eye_centres)
+
+    def _create_head_arrays(self) -> None:
+        context, head = self._context, self.head
+        vertices = head.model.vertices
+        self._moving = context.buffer(reserve=len(vertices) * 24, dynamic=True)
+        occlusion = bake_occlusion(self._gl, context, head)
+        columns = [vertices, head.weight[:, None], occlusion[:, None], head.eye_side[:, None], head.vertex_uv]
+        fixed = context.buffer(np.concatenate(columns, axis=1).astype(np.float32).tobytes())
+        moving = (self._moving, "3f 3f", "position", "normal")
+        index = {part: context.buffer(faces.tobytes()) for part, faces in head.triangles.items()}
+
+        def array(program: Program, part: str, *content: tuple[Any, ...]) -> Any:
+            return context.vertex_array(program.handle, list(content), index[part])
+
+        surface = (fixed, "3f 1f 1f 12x", "rest", "weight", "occlusion")
+        self._skin_array = array(self._skin, "skin", moving, surface)
+        self._eye_array = array(
+            self._eye, "eyes", moving, (fixed, "3f 1f 1f 1f 8x", "rest", "weight", "occlusion", "side")
+        )
+        plain = (fixed, "3f 1f 16x", "rest", "weight")
+        # teeth and gums move almost rigidly: their resting normals serve every expression
+        still = context.buffer(resting_normals(head, ("teeth", "gums")).tobytes())
+        in_mouth = ((self._moving, "3f 12x", "position"), (still, "3f", "normal"), plain)
+        self._teeth_array = array(self._mouth, "teeth", *in_mouth)
+        self._gums_array = array(self._mouth, "gums", *in_mouth)
+        self._lash_array = array(
+            self._lash, "lashes", (self._moving, "3f 12x", "position"), (fixed, "3f 1f 8x 2f", "rest", "weight", "uv")
+        )
+        self._shadow_array = array(
+            self._shadow, "skin", (self._moving, "3f 12x", "position"), (fixed, "12x 1f 16x", "weight")
+        )
+        corners = context.buffer(np.array([-1, -1, 1, -1, -1, 1, 1, 1], np.float32).tobytes())
+        self._background_array = context.vertex_array(self._background.handle, [(corners, "2f", "corner")])
+
+    # ---- a person -----------------------------------------------------------------------------------------------
+
+    def _hair_array(self, person: Person) -> Any:
+        detail = max(1.0, self.size / COARSE_HAIR_SIZE)
+        hair = grow_hair(self.head, person, self.neutral, self.head.normals(self.neutral), detail)
+        if hair is None:
+            return None
+        vertices, triangles = hair
+        content = self._keep(self._context.buffer(vertices.tobytes()))
+        index = self._keep(self._context.buffer(triangles.tobytes()))
+        names = ("position", "strand", "outward", "half_width", "shade", "occlusion", "weight")
+        layout = [(content, "3f 3f 3f 1f 1f 1f 1f", *names)]
+        return self._keep(self._context.vertex_array(self._strands.handle, layout, index))
+
+    def _cloth_array(self, vertices: FloatArray, normals: FloatArray, triangles: IntArray) -> Any:
+        weight = head_weight(vertices)[:, None]
+        content = np.concatenate([vertices, normals, vertices, weight], axis=1).astype(np.float32)
+        buffer = self._keep(self._context.buffer(content.tobytes()))
+        index = self._keep(self._context.buffer(triangles.tobytes()))
+        layout = [(buffer, "3f 3f 3f 1f", "position", "normal", "rest", "weight")]
+        return self._keep(self._context.vertex_array(self._cloth.handle, layout, index))
+
+    def _set_person_uniforms(self, person: Person) -> None:
+        light = person.lighting
+        light_view = orthographic(light.directions[0], 20.0)
+        for program in self._lit_programs:
+            program.vectors("light_direction", light.directions)
+            program.vectors("light_colour", light.colours)
+            program.vectors("sky_above", light.above)
+            program.vectors("sky_below", light.below)
+            program.matrix("light_view", light_view)
+        self._shadow.matrix("view_projection", light_view)
+        self._skin.number("gloss", person.gloss)
+        self._skin.number("collar", person.clothes.collar)
+        self._eye.vectors("iris_colour", person.iris)
+        self._eye.number("iris_radius", person.iris_radius)
+        self._eye.number("pupil_radius", person.pupil_radius)
+        self._strands.vectors("tint", person.hair)
+        self._lash.vectors("tint", np.minimum(person.hair, 0.2) * 0.25)
+        self._lash.number("strength", 0.75 if person.feminine else 0.45)
+
+    # ---- a frame ------------------------------------------------------------------------------------------------
+
+    def _set_eyes(self, coefficients: NDArray[np.floating]) -> None:
+        """Turn the irises (the eyeLook shapes move only the lids) and keep the balls behind closing lids."""
+        index = self.head.model.expression_index
+        left, right = gaze_angles(coefficients, index)
+        self._eye.matrix("gaze_left", gaze_rotation(*left).T)
+        self._eye.matrix("gaze_right", gaze_rotation(*right).T)
+        closed = [
+            max(float(coefficients[index[f"eyeBlink_{side}"]]), 0.5 * float(coefficients[index[f"eyeSquint_{side}"]]))
+            for side in "LR"
+        ]
+        self._eye.number("pushed_back", tuple(0.03 + 0.13 * amount for amount in closed))
+
+    def _draw_shadow(self) -> None:
+        self._context.enable(self._gl.DEPTH_TEST)
+        self._shadow_target.use()
+        self._shadow_target.clear()
+        self._shadow_array.render()
+
+    def _draw_picture(self, vertices: FloatArray) -> None:
+        context, gl, person = self._context, self._gl, self._person
+        assert person is not None
+        self._shadow_map.use(1)
+        self._target.use()
+        self._target.clear(0.0, 0.0, 0.0, 1.0)
+        context.disable(gl.DEPTH_TEST)
+        self._backdrop.use(0)
+        self._background_array.render(gl.TRIANGLE_STRIP)
+        context.enable(gl.DEPTH_TEST)
+        if self._hair is not None:  # first, because it hides much of the costlier skin
+            self._hair.render()
+        self._paint.use(0)
+        context.enable(gl.CULL_FACE)
+        self._skin_array.render()
+        context.disable(gl.CULL_FACE)
+        self._eye_array.render()
+        self._draw_cloth(self._shirt, person.clothes.colour, person.clothes.second_colour, person.clothes.pattern)
+        if self._glasses is not None:
+            self._draw_cloth(self._glasses, person.glasses_colour, person.glasses_colour, 4)
+        upper, lower = (vertices[self.head.model.landmark_vertices[mark], 1] for mark in INNER_LIPS)
+        if upper - lower > 0.12:
+            self._draw_mouth(float(upper - lower))
+        context.enable(gl.BLEND)
+        self._lash_array.render()
+        context.disable(gl.BLEND)
+
+    def _draw_cloth(self, array: Any, colour: Array, second: Array, pattern: int) -> None:
+        assert self._person is not None
+        self._cloth.vectors("first_colour", colour)
+        self._cloth.vectors("second_colour", second)
+        self._cloth.number("pattern", pattern)
+        self._cloth.number("stripes", self._person.clothes.stripes)
+        array.render()
+
+    def _draw_mouth(self, gap: float) -> None:
+        self._mouth.number("mouth_gap", gap)
+        for array, tint, shine in ((self._teeth_array, TEETH_TINT, 0.3), (self._gums_array, GUMS_TINT, 0.25)):
+            self._mouth.number("tint", tint)
+            self._mouth.number("shine", shine)
+            array.render()
+
+    def _read(self) -> NDArray[np.uint8]:
+        """The picture, averaged down and with its first row on top."""
+        side, step = self.size * self.supersample, self.supersample
+        raw = np.frombuffer(self._target.read(components=3, alignment=1), np.uint8).reshape(side, side, 3)[::-1]
+        total = np.zeros((self.size, self.size, 3), np.uint16)
+        for row in range(step):
+            for column in range(step):
+                total += raw[row::step, column::step]
+        return np.asarray((total + step * step // 2) // (step * step), np.uint8)
+
+
+def _open_context() -> tuple[Any, Any]:
+    """The moderngl module and an off-screen context."""
+    try:
+        import moderngl
+    except ImportError as error:
+        raise RenderingUnavailableError("rendering needs moderngl: pip install 'personalive[render]'") from error
+    try:
+        return moderngl, moderngl.create_context(standalone=True, backend="egl")  # type: ignore[arg-type]  # its stub
+    except Exception as error:  # moderngl raises plain Exception
+        hint = "install libegl1 and libgl1-mesa-dri"
+        raise RenderingUnavailableError(f"no off-screen OpenGL here ({hint}): {error}") from error

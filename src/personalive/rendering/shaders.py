@@ -1,0 +1,381 @@
+"""GLSL of the renderer. Colours arrive in sRGB and are shaded in linear light; distances are centimetres."""
+
+from __future__ import annotations
+
+_HEADER = "#version 330\n"
+
+# Same arithmetic as ground_truth.apply_pose.
+_POSE = """
+uniform mat4 view_projection;
+uniform mat3 head_rotation;
+uniform vec3 neck_pivot;
+uniform vec3 head_shift;
+uniform float shoulder_share;
+vec3 posed(vec3 point, float weight) {
+    vec3 offset = point - neck_pivot;
+    return mix(offset, head_rotation * offset, weight) + neck_pivot + head_shift * mix(shoulder_share, 1.0, weight);
+}
+vec3 turned(vec3 direction, float weight) { return mix(direction, head_rotation * direction, weight); }
+"""
+
+_LIGHT = """
+uniform vec3 light_direction[3];
+uniform vec3 light_colour[3];
+uniform vec3 sky_above;
+uniform vec3 sky_below;
+uniform vec3 camera;
+uniform mat4 light_view;
+uniform sampler2DShadow shadow_map;
+vec3 linear(vec3 srgb) { return srgb * srgb; }
+vec3 sky(vec3 normal) { return mix(sky_below, sky_above, normal.y * 0.5 + 0.5); }
+float key_visibility(vec3 point, vec3 normal) {
+    vec3 place = (light_view * vec4(point + normal * 0.13, 1.0)).xyz * 0.5 + 0.5;
+    place.z -= 0.0025;
+    return 0.5 * texture(shadow_map, place + vec3(0.0022, 0.0011, 0.0))
+         + 0.5 * texture(shadow_map, place - vec3(0.0022, 0.0011, 0.0));
+}
+vec3 film(vec3 light) {  // soft shoulder above 0.75, then display gamma 2
+    light = light / (1.0 + max(light - 0.75, 0.0) * 0.65);
+    return sqrt(clamp(light, 0.0, 1.0));
+}
+"""
+
+SHADOW_VERTEX = (
+    _HEADER
+    + _POSE
+    + """
+in vec3 position;
+in float weight;
+void main() { gl_Position = view_projection * vec4(posed(position, weight), 1.0); }
+"""
+)
+SHADOW_FRAGMENT = _HEADER + "void main() {}\n"
+
+OCCLUSION_VERTEX = (
+    _HEADER
+    + """
+in vec3 position;
+uniform mat4 view;
+void main() { gl_Position = view * vec4(position, 1.0); }
+"""
+)
+
+SURFACE_VERTEX = (
+    _HEADER
+    + _POSE
+    + """
+in vec3 position;
+in vec3 normal;
+in vec3 rest;
+in float weight;
+in float occlusion;
+out vec3 world_point, world_normal, rest_point;
+out float open_sky;
+void main() {
+    rest_point = rest;
+    open_sky = occlusion;
+    world_point = posed(position, weight);
+    world_normal = turned(normal, weight);
+    gl_Position = view_projection * vec4(world_point, 1.0);
+}
+"""
+)
+
+SKIN_FRAGMENT = (
+    _HEADER
+    + _LIGHT
+    + """
+in vec3 world_point, world_normal, rest_point;
+in float open_sky;
+out vec4 pixel;
+uniform sampler2D paint;
+uniform float paint_level;
+uniform float bump_strength;
+uniform float gloss;
+uniform float collar;
+const vec3 SCATTER = vec3(0.36, 0.19, 0.14);  // how far light bleeds past the shadow edge, per channel
+
+vec2 wrapped(vec3 rest) { return vec2(atan(rest.x, rest.z + 2.0) / 6.2831853 + 0.5, (15.0 - rest.y) / 35.0); }
+
+bool under_shirt(vec3 rest) {
+    vec2 around = vec2(rest.x, rest.z + 0.8);
+    float front = around.y / max(length(around), 0.01);
+    float edge = collar - 1.5 * front - 0.7 * max(front, 0.0) * max(front, 0.0);
+    return rest.y < edge - 1.0 || (rest.y < edge + 1.0 && length(around) > 6.2);
+}
+
+void main() {
+    if (under_shirt(rest_point)) discard;
+    vec2 place = wrapped(rest_point);
+    vec4 texel = textureLod(paint, place, paint_level);
+    vec3 albedo = linear(texel.rgb);
+    vec3 smooth_normal = normalize(world_normal);
+    vec3 view = normalize(camera - world_point);
+    float texel_size = exp2(paint_level) / 1024.0;
+    float slope_x = textureLod(paint, place + vec2(texel_size, 0.0), paint_level).a - texel.a;
+    float slope_y = textureLod(paint, place + vec2(0.0, texel_size), paint_level).a - texel.a;
+    vec3 tangent = normalize(cross(vec3(0.0, 1.0, 0.0), smooth_normal) + vec3(1e-4, 0.0, 0.0));
+    vec3 normal = normalize(smooth_normal - bump_strength * (tangent * slope_x - vec3(0.0, 1.0, 0.0) * slope_y));
+    float lit = key_visibility(world_point, smooth_normal);
+    float sheltered = mix(1.0, open_sky, 0.85);
+
+    // light that found its way into a crease is red
+    vec3 colour = albedo * sky(normal) * pow(vec3(open_sky), vec3(0.85, 1.05, 1.1));
+    for (int i = 0; i < 3; i++) {
+        float facing = dot(normal, light_direction[i]);
+        vec3 diffuse = clamp((facing + SCATTER) / (1.0 + SCATTER), 0.0, 1.0);
+        diffuse *= 0.65 + 0.35 * diffuse;
+        vec3 seen = vec3(i == 0 ? lit : sheltered);
+        if (i == 0) seen = mix(vec3(0.11, 0.035, 0.02) * clamp(facing + 0.6, 0.0, 1.0), vec3(1.0), lit);
+        colour += albedo * light_colour[i] * diffuse * seen * mix(1.0, open_sky, 0.5);
+        vec3 halfway = normalize(light_direction[i] + view);
+        float aligned = max(dot(normal, halfway), 0.0);
+        float fresnel = 0.028 + 0.5 * pow(1.0 - max(dot(view, halfway), 0.0), 5.0);
+        float sheen = 1.5 * pow(aligned, 14.0) + 1.9 * pow(aligned, 50.0);
+        colour += light_colour[i] * seen * open_sky * gloss * fresnel * sheen * clamp(facing * 3.0, 0.0, 1.0);
+    }
+    float grazing = pow(1.0 - max(dot(normal, view), 0.0), 4.0);
+    colour += albedo * sky_above * 0.12 * grazing * open_sky;
+    // the inside of the mouth: behind the lips, between the corners
+    float mouth = smoothstep(10.3, 9.0, rest_point.z) * step(abs(rest_point.x), 2.7)
+                * step(rest_point.y, -2.5) * step(-4.7, rest_point.y);
+    colour = mix(colour, colour * vec3(0.22, 0.10, 0.09), mouth);
+    pixel = vec4(film(colour), 1.0);
+}
+"""
+)
+
+EYE_VERTEX = (
+    _HEADER
+    + _POSE
+    + """
+in vec3 position;
+in vec3 normal;
+in vec3 rest;
+in float weight;
+in float occlusion;
+in float side;
+uniform float pushed_back[2];
+out vec3 world_point, world_normal, rest_point;
+out float open_sky;
+flat out int eye;
+void main() {
+    eye = int(side + 0.5);
+    rest_point = rest;
+    open_sky = occlusion;
+    world_point = posed(position - vec3(0.0, 0.0, pushed_back[eye]), weight);
+    world_normal = turned(normal, weight);
+    gl_Position = view_projection * vec4(world_point, 1.0);
+}
+"""
+)
+
+EYE_FRAGMENT = (
+    _HEADER
+    + _LIGHT
+    + """
+in vec3 world_point, world_normal, rest_point;
+in float open_sky;
+flat in int eye;
+out vec4 pixel;
+uniform vec3 eye_centre[2];
+uniform mat3 gaze_left;   // world to eye: takes the looking direction to +z
+uniform mat3 gaze_right;
+uniform vec3 iris_colour;
+uniform float iris_radius;
+uniform float pupil_radius;
+
+void main() {
+    vec3 offset = rest_point - eye_centre[eye];
+    vec3 local = (eye == 0 ? gaze_left : gaze_right) * offset;
+    float radius = local.z < 0.0 ? 2.0 : length(local.xy);
+    float around = atan(local.y, local.x);
+    vec3 normal = normalize(world_normal);
+    vec3 view = normalize(camera - world_point);
+
+    float fibres = 0.5 + 0.25 * sin(around * 41.0 + 2.5 * sin(around * 6.0)) + 0.25 * sin(around * 67.0 + radius * 8.0);
+    vec3 iris = linear(iris_colour) * (0.8 + 0.8 * fibres * smoothstep(pupil_radius, iris_radius, radius));
+    iris *= mix(1.5, 1.0, smoothstep(pupil_radius, iris_radius * 0.8, radius));
+    iris *= 1.0 - 0.7 * smoothstep(iris_radius * 0.8, iris_radius, radius);  // dark outer ring
+    iris *= 1.0 + 0.7 * clamp(-dot(normalize(local.xy + 1e-4), normalize(light_direction[0].xy)), 0.0, 1.0);
+    vec3 white = vec3(0.76, 0.72, 0.70) * mix(vec3(1.0), vec3(0.95, 0.74, 0.70), smoothstep(0.8, 1.35, abs(local.x)));
+    vec3 albedo = mix(iris, white * white, smoothstep(iris_radius - 0.04, iris_radius + 0.05, radius));
+    albedo = mix(vec3(0.004), albedo, smoothstep(pupil_radius - 0.03, pupil_radius + 0.03, radius));
+
+    float lit = mix(0.35, 1.0, key_visibility(world_point, normal));
+    float lid_shadow = mix(0.55, 1.0, smoothstep(0.75, 0.15, offset.y));
+    vec3 colour = albedo * sky(normal) * 1.1;
+    for (int i = 0; i < 2; i++) {
+        float seen = i == 0 ? lit : 1.0;
+        float facing = clamp((dot(normal, light_direction[i]) + 0.35) / 1.35, 0.0, 1.0);
+        colour += 0.95 * albedo * light_colour[i] * facing * seen;
+    }
+    colour *= lid_shadow * mix(open_sky, 1.0, 0.4);
+    for (int i = 0; i < 2; i++) {
+        float aligned = max(dot(normal, normalize(light_direction[i] + view)), 0.0);
+        colour += light_colour[i] * (1.5 * pow(aligned, 350.0) + 0.02 * pow(aligned, 40.0)) * (i == 0 ? lit : 0.7);
+    }
+    pixel = vec4(film(colour), 1.0);
+}
+"""
+)
+
+MOUTH_FRAGMENT = (
+    _HEADER
+    + _LIGHT
+    + """
+in vec3 world_point, world_normal, rest_point;
+in float open_sky;
+out vec4 pixel;
+uniform vec3 tint;
+uniform float shine;
+uniform float mouth_gap;  // cm between the lips
+void main() {
+    vec3 normal = normalize(world_normal);
+    vec3 view = normalize(camera - world_point);
+    vec3 albedo = linear(tint);
+    // daylight falls off towards the throat and behind the corners of the lips
+    float depth = smoothstep(4.0, 10.4, rest_point.z);
+    float reach = depth * depth * mix(0.45, 0.85, smoothstep(0.1, 1.6, mouth_gap));
+    reach *= 0.45 + 0.55 * smoothstep(2.7, 1.0, abs(rest_point.x));
+    vec3 colour = albedo * sky(normal) * 1.1;
+    for (int i = 0; i < 3; i++) {
+        float facing = dot(normal, light_direction[i]);
+        colour += 0.8 * albedo * light_colour[i] * clamp((facing + 0.3) / 1.3, 0.0, 1.0);
+        vec3 halfway = normalize(light_direction[i] + view);
+        colour += 0.5 * shine * light_colour[i] * pow(max(dot(normal, halfway), 0.0), 50.0);
+    }
+    pixel = vec4(film(colour * reach), 1.0);
+}
+"""
+)
+
+CLOTH_FRAGMENT = (
+    _HEADER
+    + _LIGHT
+    + """
+in vec3 world_point, world_normal, rest_point;
+in float open_sky;
+out vec4 pixel;
+uniform vec3 first_colour;
+uniform vec3 second_colour;
+uniform int pattern;  // 0 plain, 1 stripes, 2 open jacket, 3 buttoned, 4 hard and shiny
+uniform float stripes;
+void main() {
+    vec3 normal = normalize(world_normal);
+    vec3 view = normalize(camera - world_point);
+    vec3 albedo = linear(first_colour);
+    float front = step(0.0, rest_point.z);
+    if (pattern == 1) albedo = mix(albedo, linear(second_colour), step(0.5, fract(rest_point.y * stripes)));
+    if (pattern == 2 && abs(rest_point.x) < 3.4 + 0.30 * (rest_point.y + 10.0) && front > 0.5)
+        albedo = linear(second_colour);
+    if (pattern == 3 && abs(rest_point.x) < 0.14 && front > 0.5) albedo *= 0.55;
+    if (pattern < 4) albedo *= 0.94 + 0.06 * sin(rest_point.x * 21.0) * sin(rest_point.y * 21.0);
+    float lit = key_visibility(world_point, normal);
+    float inside = gl_FrontFacing ? 1.0 : 0.4;
+    if (!gl_FrontFacing) normal = -normal;
+    vec3 colour = albedo * sky(normal);
+    for (int i = 0; i < 3; i++) {
+        float seen = i == 0 ? lit : 1.0;
+        colour += albedo * light_colour[i] * clamp((dot(normal, light_direction[i]) + 0.25) / 1.25, 0.0, 1.0) * seen;
+        float aligned = max(dot(normal, normalize(light_direction[i] + view)), 0.0);
+        if (pattern == 4) colour += 0.35 * light_colour[i] * pow(aligned, 40.0) * seen;
+    }
+    pixel = vec4(film(colour * inside), 1.0);
+}
+"""
+)
+
+LASH_VERTEX = (
+    _HEADER
+    + _POSE
+    + """
+in vec3 position;
+in vec2 uv;
+in vec3 rest;
+in float weight;
+out vec2 along;
+out float lower;
+void main() {
+    along = uv;
+    lower = step(rest.y, 3.35);
+    gl_Position = view_projection * vec4(posed(position, weight), 1.0);
+}
+"""
+)
+LASH_FRAGMENT = (
+    _HEADER
+    + """
+in vec2 along;
+in float lower;
+out vec4 pixel;
+uniform vec3 tint;
+uniform float strength;
+void main() {
+    float hair = fract(along.x * 58.0 + 0.3 * sin(along.y * 5.0));
+    pixel = vec4(tint, strength * (hair > 0.5 ? 0.35 : 1.0) * mix(1.0, 0.3, lower));
+}
+"""
+)
+
+# Hair is shaded per vertex: ribbons are thin, and this halves its cost. Two highlights of a strand (Kajiya and Kay).
+HAIR_VERTEX = (
+    _HEADER
+    + _POSE
+    + _LIGHT
+    + """
+in vec3 position;
+in vec3 strand;
+in vec3 outward;
+in float half_width;
+in float shade;
+in float occlusion;
+in float weight;
+uniform vec3 tint;
+out vec3 shaded;
+void main() {
+    vec3 point = posed(position, weight);
+    vec3 tangent = normalize(turned(strand, weight));
+    vec3 normal = normalize(turned(outward, weight));
+    vec3 view = normalize(camera - point);
+    vec3 albedo = linear(tint) * shade * shade;
+    vec3 colour = 1.2 * albedo * sky(normal) * occlusion;
+    for (int i = 0; i < 3; i++) {
+        vec3 towards = light_direction[i];
+        float along = dot(tangent, towards);
+        float wrap = clamp((dot(normal, towards) + 0.45) / 1.45, 0.0, 1.0);
+        float diffuse = sqrt(max(1.0 - along * along, 0.0)) * wrap;
+        vec3 halfway = normalize(towards + view);
+        float first = dot(normalize(tangent + normal * 0.36 * (shade - 0.9)), halfway);
+        float second = dot(normalize(tangent - normal * 0.12), halfway);
+        float sharp = pow(max(1.0 - first * first, 0.0), 60.0);
+        float broad = pow(max(1.0 - second * second, 0.0), 18.0);
+        float reached = clamp((dot(normal, towards) + 0.2) * 1.2, 0.0, 1.0);
+        vec3 glints = reached * (0.045 * sharp * shade + 0.5 * broad * albedo);
+        colour += light_colour[i] * occlusion * (1.1 * albedo * diffuse + glints);
+    }
+    shaded = film(colour);
+    point += normalize(cross(tangent, view) + 1e-4) * half_width;
+    gl_Position = view_projection * vec4(point, 1.0);
+}
+"""
+)
+HAIR_FRAGMENT = _HEADER + "in vec3 shaded;\nout vec4 pixel;\nvoid main() { pixel = vec4(shaded, 1.0); }\n"
+
+BACKGROUND_VERTEX = (
+    _HEADER
+    + """
+in vec2 corner;
+out vec2 place;
+void main() { place = vec2(corner.x, -corner.y) * 0.5 + 0.5; gl_Position = vec4(corner, 0.99999, 1.0); }
+"""
+)
+BACKGROUND_FRAGMENT = (
+    _HEADER
+    + """
+in vec2 place;
+out vec4 pixel;
+uniform sampler2D picture;
+void main() { pixel = vec4(texture(picture, place).rgb, 1.0); }
+"""
+)

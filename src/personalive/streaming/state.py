@@ -1,0 +1,126 @@
+"""StreamState: everything that one viewer's stream remembers, as a value. A reset is a new state."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from personalive.contracts import Keyframes, MotionSignals, ReferenceFeatures
+
+T = TypeVar("T")
+
+_MASK32 = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class StreamState:
+    """The window between two steps, for B sessions; L = `StreamConfig.lead_in_frames`, S keyframe slots.
+
+    reference: what the frames are painted from. latents (B, L, C, h, w) float32: the older chunks, oldest (at t=0)
+    first. signals: motion (B, L, T, D) and pose (B, L, C, h, w) of those frames. keyframes: the slots, and bank
+    (B, 1 + S, T * D): the reference's motion tokens, then those of the keyframe in each slot.
+    seeds, steps (B,) int64, always on the CPU: which noise comes next is a function of both.
+    distance (B,) float32 and admitted (B,) bool tell of the latest step: how far the motion of the emitted chunk's
+    first frame was from all that the bank held, and whether that frame became a keyframe (at the start: infinite, no).
+    """
+
+    reference: ReferenceFeatures
+    latents: Tensor
+    signals: MotionSignals
+    keyframes: Keyframes
+    bank: Tensor
+    seeds: Tensor
+    steps: Tensor
+    distance: Tensor
+    admitted: Tensor
+
+    @property
+    def sessions(self) -> int:
+        """B, the number of sessions in this state."""
+        return int(self.seeds.shape[0])
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of all tensors: constant over a stream's life."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors(self))
+
+    def to(self, device: torch.device | str) -> StreamState:
+        """The same state on another device; it goes on with the same noise there."""
+        moved = map_tensors(lambda tensor: tensor.to(device), self)
+        return dataclasses.replace(moved, seeds=self.seeds, steps=self.steps)
+
+    def detach(self) -> StreamState:
+        """The same values without their history: where training cuts the gradient through time."""
+        return map_tensors(Tensor.detach, self)
+
+
+def batch(states: Sequence[StreamState]) -> StreamState:
+    """Sessions of equal configuration, side by side in one state, in the order given. Copies."""
+    if not states:
+        raise ValueError("at least one state is needed to make a batch")
+    return map_tensors(lambda *parts: torch.cat(parts), *states)
+
+
+def split(state: StreamState) -> list[StreamState]:
+    """The inverse of `batch`: one state for each session. Copies, so that no part keeps the whole alive."""
+    return [map_tensors(lambda tensor, i=i: tensor[i : i + 1].clone(), state) for i in range(state.sessions)]
+
+
+def draw_noise(seeds: Tensor, draws: Tensor, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
+    """Standard normal noise (B, *shape) float32, for session b a function of seeds[b] and draws[b] alone.
+
+    Draw 0 belongs to the lead-in, draw 1 + i to step i. Drawn on the CPU, so that the device does not matter.
+    """
+    generator = torch.Generator()
+    parts = []
+    for seed, draw in zip(seeds.tolist(), draws.tolist(), strict=True):
+        generator.manual_seed(_mix(seed, draw))
+        parts.append(torch.randn(tuple(shape), generator=generator))
+    return torch.stack(parts).to(device)
+
+
+def _mix(seed: int, draw: int) -> int:
+    """A 32-bit generator seed (the CPU generator uses no more), far apart for neighbouring seeds and draws.
+
+    For one stream it is a bijection of the draw index: no draw comes twice before 2^32.
+    """
+    low, high = seed & _MASK32, (seed >> 32) & _MASK32
+    return _scramble(_scramble(_scramble(low) ^ high) + draw)
+
+
+def _scramble(value: int) -> int:
+    """The finaliser of MurmurHash3: a bijection of 32-bit numbers in which each input bit moves every output bit."""
+    value &= _MASK32
+    value = ((value ^ (value >> 16)) * 0x85EBCA6B) & _MASK32
+    value = ((value ^ (value >> 13)) * 0xC2B2AE35) & _MASK32
+    return value ^ (value >> 16)
+
+
+def map_tensors(function: Callable[..., Tensor], *trees: T) -> T:
+    """Apply a function to the corresponding tensors of dataclasses and tuples of equal structure."""
+    first: Any = trees[0]
+    if isinstance(first, Tensor):
+        return cast(T, function(*trees))
+    if isinstance(first, tuple):
+        many = cast("tuple[tuple[Any, ...], ...]", trees)
+        return cast(T, tuple(map_tensors(function, *parts) for parts in zip(*many, strict=True)))
+    names = [field.name for field in dataclasses.fields(first)]
+    values = {name: map_tensors(function, *(getattr(tree, name) for tree in trees)) for name in names}
+    return cast(T, type(first)(**values))
+
+
+def tensors(tree: Any) -> Iterator[Tensor]:
+    """Every tensor in a dataclass or tuple, depth first."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, tuple):
+        for part in tree:
+            yield from tensors(part)
+    else:
+        for field in dataclasses.fields(tree):
+            yield from tensors(getattr(tree, field.name))

@@ -1,0 +1,131 @@
+"""What the denoiser's stages read instead of pixels: latents, motion tokens and head motion of every frame.
+
+Computed once per run by the frozen autoencoder and motion networks; a denoising step then costs only the denoiser.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from personalive.config import ModelConfig
+from personalive.contracts import HeadMotion, MotionSignals, ReferenceFeatures
+from personalive.media.frames import CLIP_MEAN, CLIP_STD, resize_tensor
+from personalive.models.autoencoder import Autoencoder
+from personalive.models.denoising_unet import DenoisingUNet
+from personalive.models.image_encoder import ImageEncoder
+from personalive.models.motion_encoder import MotionEncoder
+from personalive.models.motion_extractor import MotionExtractor
+from personalive.models.pose_guider import PoseGuider
+from personalive.models.reference_unet import ReferenceUNet
+from personalive.motion.keypoints import crop_faces, draw, face_box, pose_keypoints
+from personalive.training.autoencoder_stage import load_autoencoder
+from personalive.training.clips import Corpus
+from personalive.training.loop import load_modules
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Networks that no longer learn: the autoencoder and the motion networks."""
+
+    autoencoder: Autoencoder
+    motion_extractor: MotionExtractor
+    motion_encoder: MotionEncoder
+
+
+def load_frozen(config: ModelConfig, folder: Path) -> Frozen:
+    """From the run folder's `autoencoder.safetensors` and `motion.safetensors`."""
+    extractor, encoder = MotionExtractor(config.motion_extractor), MotionEncoder(config.motion_encoder)
+    load_modules({"motion_extractor": extractor, "motion_encoder": encoder}, folder / "motion.safetensors")
+    return Frozen(
+        load_autoencoder(config, folder),
+        extractor.eval().requires_grad_(False),
+        encoder.eval().requires_grad_(False),
+    )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Of P people with F frames: latents (P, F, C, h, w) float16, tokens (P, F, T, D), head (P, F, ...)."""
+
+    corpus: Corpus
+    latents: Tensor
+    tokens: Tensor
+    head: HeadMotion
+
+
+@torch.no_grad()
+def prepare(config: ModelConfig, frozen: Frozen, corpus: Corpus) -> Prepared:
+    """Run the frozen networks over every frame, as the product would (own-pose face boxes, predicted motion)."""
+    latents, tokens, heads = [], [], []
+    for person in range(corpus.people):
+        images = corpus.images[person].float() / 255  # (F, 3, H, W)
+        found = frozen.motion_extractor(resize_tensor(images, config.motion_extractor.image_size))
+        boxes = face_box(pose_keypoints(found), config.image_size, config.keypoints)
+        faces = crop_faces(images * 2 - 1, boxes, config.motion_encoder.image_size)
+        tokens.append(frozen.motion_encoder(faces))
+        latents.append(frozen.autoencoder.encode(images * 2 - 1).half())
+        heads.append(found)
+    head = HeadMotion(
+        *(torch.stack([getattr(h, f) for h in heads]) for f in ("keypoints", "angles", "translation", "scale"))
+    )
+    return Prepared(corpus, torch.stack(latents), torch.stack(tokens), head)
+
+
+class Denoiser(nn.Module):
+    """The networks that the denoiser's stages train, together, and how one driving frame reaches them."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.reference_unet = ReferenceUNet(config.unet)
+        self.denoising_unet = DenoisingUNet(config.unet)
+        self.pose_guider = PoseGuider(config.pose_guider)
+        self.image_encoder = ImageEncoder(config.image_encoder)
+
+    def reference(self, pictures: Tensor, latents: Tensor, head: HeadMotion) -> ReferenceFeatures:
+        """Features of N references: pictures (N, 3, H, W) in [0, 1], latents (N, C, h, w), their own head motion."""
+        mean, deviation = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
+        pixels = resize_tensor(pictures, self.config.image_encoder.image_size)
+        token = self.image_encoder((pixels - mean) / deviation)
+        pose = self.pose(head) if self.config.unet.reference_pose else None
+        features = self.reference_unet(latents, token, pose)
+        return ReferenceFeatures(latents, token, self.denoising_unet.project(features))
+
+    def pose(self, head: HeadMotion) -> Tensor:
+        """Pose features (N, C0, h, w) of head motions (N, ...)."""
+        features: Tensor = self.pose_guider(draw(pose_keypoints(head), self.config.image_size, self.config.keypoints))
+        return features
+
+    def predict(
+        self, sample: Tensor, timesteps: Tensor, signals: MotionSignals, reference: ReferenceFeatures
+    ) -> Tensor:
+        """The UNet's prediction for independent frames: sample (B, F, C, h, w), timesteps (B, F)."""
+        prediction: Tensor = self.denoising_unet(
+            sample, timesteps, reference.image_token, signals, reference.key_values, temporal=False
+        )
+        return prediction
+
+
+def self_driving(head: HeadMotion, person: Tensor, reference: Tensor, driving: Tensor) -> HeadMotion:
+    """Head motion of driving frames on their own person: (B,), (B,), (B, F) indices -> HeadMotion of (B, F, ...).
+
+    Keypoints from the reference, the rest from the driving frame: what retargeting with gain 1 gives when the first
+    driving frame is the reference.
+    """
+    frames = driving.shape[1]
+    rows = person[:, None].expand(-1, frames)
+    return HeadMotion(
+        head.keypoints[person, reference][:, None].expand(-1, frames, -1, -1),
+        head.angles[rows, driving],
+        head.translation[rows, driving],
+        head.scale[rows, driving],
+    )
+
+
+def flatten_head(head: HeadMotion) -> HeadMotion:
+    """(B, F, ...) -> (B * F, ...)."""
+    return HeadMotion(*(getattr(head, f).flatten(0, 1) for f in ("keypoints", "angles", "translation", "scale")))

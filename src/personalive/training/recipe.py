@@ -1,0 +1,142 @@
+"""Every number of the training stages, as frozen dataclasses. Defaults: the built-in "mini" model's recipe.
+
+The shape is the paper's (spec section 4): image-level motion training, fewer-step distillation on the model's own
+roll-outs, then the streaming window, temporal modules only. Before them come what the published system takes ready
+made: the autoencoder and the motion networks, here supervised by the renderer's ground truth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from personalive.config import build
+from personalive.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """AdamW with a linear warm-up, a constant rate, and a linear decay over the last part; EMA of the weights."""
+
+    steps: int
+    batch: int
+    rate: float
+    warmup: int = 50
+    decay_from: float = 0.6
+    weight_decay: float = 0.01
+    betas: tuple[float, float] = (0.9, 0.99)
+    clip: float = 1.0
+    ema: float = 0.998
+
+    def rate_at(self, step: int) -> float:
+        """Learning rate at a step: warm-up, constant, then linear to a hundredth at `steps`."""
+        progress = min(1.0, step / self.steps)
+        decay = min(1.0, (1.0 - progress) / (1.0 - self.decay_from))
+        return self.rate * min(1.0, (step + 1) / self.warmup) * max(0.01, decay)
+
+
+@dataclass(frozen=True)
+class AutoencoderRecipe:
+    """Image -> latents -> image. Joint at first, then the decoder alone on frozen latents."""
+
+    optimisation: Optimisation = field(default_factory=lambda: Optimisation(steps=3000, batch=4, rate=2e-3))
+    joint: float = 0.4  # share of the steps in which the encoder learns too
+    latent_noise: float = 0.08  # standard deviation added to unit-variance latents
+    face_weight: float = 4.0  # extra weight of eyes and mouth
+
+
+@dataclass(frozen=True)
+class MotionRecipe:
+    """Motion extractor and motion encoder, supervised by the renderer's ground truth, heavily augmented."""
+
+    optimisation: Optimisation = field(default_factory=lambda: Optimisation(steps=6000, batch=32, rate=1.5e-3))
+    expression_weight: float = 4.0
+    keypoint_weight: float = 20.0
+
+
+@dataclass(frozen=True)
+class ImageRecipe:
+    """Stage 1: the denoiser on single frames, each at one noise level of the schedule, true latents noised."""
+
+    optimisation: Optimisation = field(default_factory=lambda: Optimisation(steps=5000, batch=6, rate=1.2e-3))
+    frames: int = 4  # driving frames that share a reference
+    level_odds: tuple[float, ...] = (0.05, 0.3, 0.25, 0.4)  # cleanest level first
+    same_pose: float = 0.6  # share of references whose driving frames differ in expression only
+
+
+@dataclass(frozen=True)
+class RolloutRecipe:
+    """Stage 2: 1..N steps of the short schedule from noise, gradient through the last, latent and pixel losses."""
+
+    optimisation: Optimisation = field(
+        default_factory=lambda: Optimisation(steps=3000, batch=6, rate=6e-4, decay_from=0.3)
+    )
+    frames: int = 4
+    same_pose: float = 0.6
+    pixel_weight: float = 1.0  # on decoded face crops
+    pixel_frames: int = 6  # how many of the batch's frames are decoded
+
+
+@dataclass(frozen=True)
+class StreamRecipe:
+    """Stage 3: the streaming step over the model's own outputs; only the temporal modules learn."""
+
+    optimisation: Optimisation = field(
+        default_factory=lambda: Optimisation(steps=400, batch=1, rate=5e-4, warmup=20, decay_from=0.3, ema=0.99)
+    )
+    gradient_every: int = 3  # windows 0, 3, 6 ... as in the paper (N - 1)
+    windows: int = 7
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All stages, in their order."""
+
+    autoencoder: AutoencoderRecipe = field(default_factory=AutoencoderRecipe)
+    motion: MotionRecipe = field(default_factory=MotionRecipe)
+    image: ImageRecipe = field(default_factory=ImageRecipe)
+    rollout: RolloutRecipe = field(default_factory=RolloutRecipe)
+    stream: StreamRecipe = field(default_factory=StreamRecipe)
+
+
+STAGES = tuple(stage.name for stage in dataclasses.fields(Recipe))
+
+
+def load_recipe(path: Path | None, overrides: dict[str, Any] | None = None) -> Recipe:
+    """The default recipe, changed by a TOML file's tables and by dotted overrides. Raises ConfigError, strictly."""
+    data = dataclasses.asdict(Recipe())
+    if path is not None:
+        _merge(data, _read_toml(path), str(path))
+    for dotted, value in (overrides or {}).items():
+        nested: Any = value
+        for part in reversed(dotted.split(".")):
+            nested = {part: nested}
+        _merge(data, nested, "override")
+    return build(Recipe, data, "recipe")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        data: dict[str, Any] = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read the recipe {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path} is not TOML: {error}") from error
+    return data
+
+
+def _merge(into: dict[str, Any], changes: dict[str, Any], where: str) -> None:
+    for key, value in changes.items():
+        if key not in into:
+            raise ConfigError(f"{where}: unknown key {key!r} (known here: {', '.join(sorted(into))})")
+        if isinstance(into[key], dict) and isinstance(value, dict):
+            _merge(into[key], value, f"{where}.{key}")
+        else:
+            into[key] = value

@@ -1,0 +1,1 @@
+"""Checkpoints: official files and our own, read strictly into the networks."""

@@ -1,0 +1,204 @@
+"""Rendering itself. Needs OpenGL over EGL; what needs the real head also needs the face model."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from toy_head import toy_face_model
+
+from personalive.errors import ConfigError
+from personalive.rendering.avatar import sample_person
+from personalive.rendering.face_model import (
+    FaceModel,
+    FaceModelError,
+    find_face_model,
+    load_face_model,
+    save_face_model,
+)
+from personalive.rendering.ground_truth import KEYPOINT_LANDMARKS, Pose, rotation
+from personalive.rendering.motion import EXPRESSIONS
+from personalive.rendering.people import (
+    SEED_RANGES,
+    Plan,
+    plan_clip,
+    plan_person,
+    render_clip,
+    render_people,
+    render_person,
+    render_portrait,
+)
+from personalive.rendering.renderer import Renderer, RenderingUnavailableError
+from personalive.rendering.shards import read_shards
+from personalive.rendering.views import gaze_angles
+
+PLACE = {name: place for place, name in enumerate(EXPRESSIONS)}
+
+
+@cache
+def why_no_opengl() -> str | None:
+    if importlib.util.find_spec("moderngl") is None:
+        return "moderngl is not installed"
+    try:
+        Renderer(toy_face_model(), 32)
+    except RenderingUnavailableError as error:
+        return str(error)
+    return None
+
+
+@pytest.fixture(scope="module")
+def toy() -> FaceModel:
+    reason = why_no_opengl()
+    if reason:
+        pytest.skip(reason)
+    return toy_face_model()
+
+
+@pytest.fixture(scope="module")
+def real(toy: FaceModel) -> FaceModel:
+    path = find_face_model()
+    if path is None or not path.exists():
+        pytest.skip("no face model (set PERSONALIVE_FACE_MODEL)")
+    return load_face_model(path)
+
+
+@pytest.fixture(scope="module")
+def renderer(real: FaceModel) -> Renderer:
+    return Renderer(real, 96)
+
+
+def test_training_and_held_out_people_never_meet() -> None:
+    train, test, clip = (set(range(*SEED_RANGES[split])) for split in ("train", "test", "clip"))
+    assert not train & test
+    assert clip == test
+    assert min(train) >= 10_000  # below: the built-in portraits
+
+
+def test_a_person_gets_the_planned_frames() -> None:
+    plan = plan_person(10_000, 40)
+    assert plan.kind == ("reference",) + ("pose",) * 24 + ("clip",) * 15
+    assert plan.group == (0, *(1 + place // 3 for place in range(24)), *(9,) * 15)
+    for group in range(1, 9):
+        assert len({plan.poses[place] for place in range(40) if plan.group[place] == group}) == 1
+    again = plan_person(10_000, 40)
+    np.testing.assert_array_equal(plan.expression, again.expression)
+    assert plan.poses == again.poses
+    assert plan.poses != plan_person(10_001, 40).poses
+    with pytest.raises(ConfigError):
+        plan_person(10_000, 3)
+
+
+def test_people_are_sampled_by_seed(toy: FaceModel) -> None:
+    one, same, other = sample_person(toy, 1), sample_person(toy, 1), sample_person(toy, 2)
+    np.testing.assert_array_equal(one.identity, same.identity)
+    np.testing.assert_array_equal(one.skin, same.skin)
+    assert not np.array_equal(one.skin, other.skin)
+
+
+def test_seeds_outside_their_range_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="train people need seeds"):
+        render_people("none.npz", tmp_path, 899_999, 2, 32, split="train")
+    with pytest.raises(FaceModelError, match="not found"):
+        render_people("none.npz", tmp_path, 10_000, 2, 32)
+    assert not list(tmp_path.iterdir())
+
+
+def test_ground_truth_of_a_made_up_head(toy: FaceModel) -> None:
+    record = render_person(Renderer(toy, 48), 7, plan_person(7, 10))
+    assert record.images.shape == (10, 48, 48, 3)
+    assert record.images.std() > 5
+    for frame in range(10):
+        turned = record.canonical @ rotation(*record.angles[frame]) * record.scale[frame]
+        predicted = turned[:, :2] + record.translation[frame]
+        assert np.linalg.norm(predicted - record.keypoints[frame], axis=1).mean() < 0.04
+
+
+def test_a_foreign_model_is_refused(toy: FaceModel) -> None:
+    other = replace(toy, expression_names=(*toy.expression_names[:-1], "wink"))
+    with pytest.raises(FaceModelError, match="expressions"):
+        render_person(Renderer(other, 32), 7, plan_person(7, 4))
+
+
+def test_shards_are_rendered_once_and_resumed(toy: FaceModel, tmp_path: Path) -> None:
+    head = tmp_path / "head.npz"
+    save_face_model(toy, head)
+    out = tmp_path / "data"
+    paths = render_people(head, out, 900_000, 2, 32, workers=1, frames=4, split="test")
+    assert [path.name for path in paths] == ["test-00000.tar"]
+    people = list(read_shards(paths))
+    assert [person.seed for person in people] == [900_000, 900_001]
+    before = paths[0].stat().st_mtime_ns
+    assert render_people(head, out, 900_000, 2, 32, workers=1, frames=4, split="test") == paths
+    assert paths[0].stat().st_mtime_ns == before
+    assert not list(out.glob("*.part"))
+
+
+def test_the_real_head_keeps_the_law(renderer: Renderer) -> None:
+    seed = 900_003
+    record = render_person(renderer, seed, plan_person(seed, 20))
+    residuals = []
+    for frame in range(20):
+        turned = record.canonical @ rotation(*record.angles[frame]) * record.scale[frame]
+        residuals.append(
+            np.linalg.norm(turned[:, :2] + record.translation[frame] - record.keypoints[frame], axis=1).mean()
+        )
+    assert np.mean(residuals) < 0.02
+    assert 0.85 < record.scale.min() <= record.scale.max() < 1.15
+    # where there is no expression, landmarks and keypoints are the same points
+    still = render_person(renderer, seed, Plan(np.zeros((1, 53), np.float32), (Pose(yaw=20),), ("clip",), (0,)))
+    np.testing.assert_allclose(still.landmarks[0][list(KEYPOINT_LANDMARKS)], still.keypoints[0], atol=1e-6)
+
+
+def test_rendering_repeats_exactly(real: FaceModel) -> None:
+    first, second = (render_clip(real, 5, 1, 2, 64) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+    assert not np.array_equal(first, render_clip(real, 6, 1, 2, 64))
+
+
+def test_pictures_show_what_the_truth_says(renderer: Renderer) -> None:
+    """Opening the jaw changes the picture inside the face box; the nose tip is skin, not background."""
+    seed = 900_005
+    faces = np.zeros((2, 53), np.float32)
+    faces[1, PLACE["jawOpen"]] = 1
+    record = render_person(renderer, seed, Plan(faces, (Pose(), Pose()), ("pose", "pose"), (1, 1)))
+    change = np.abs(record.images[1].astype(int) - record.images[0]).sum(-1) > 40
+    rows, columns = np.nonzero(change)
+    assert len(rows) > 50
+    x, y = columns / 95 * 2 - 1, rows / 95 * 2 - 1
+    x1, y1, x2, y2 = record.face_box[1]
+    inside = (x >= x1) & (x <= x2) & (y >= y1) & (y <= y2 + 0.1)
+    assert inside.mean() > 0.9
+    nose = record.keypoints[0, 3]
+    column, row = ((nose + 1) / 2 * 95).round().astype(int)
+    skin = sample_person(renderer.head.model, seed).skin
+    found = record.images[0, row, column] / 255
+    assert abs(np.argmax(found) - np.argmax(skin)) == 0
+    np.testing.assert_allclose(found / found.sum(), skin / skin.sum(), atol=0.08)
+
+
+def test_gaze_moves_the_irises(renderer: Renderer) -> None:
+    left = np.zeros(53, np.float32)
+    left[[PLACE["eyeLookIn_L"], PLACE["eyeLookOut_R"]]] = 1
+    (across, up), other = gaze_angles(left, PLACE)
+    assert across < -0.4
+    assert up == 0
+    assert other == (across, up)
+    faces = np.stack([left, np.zeros(53, np.float32)])
+    record = render_person(renderer, 900_006, Plan(faces, (Pose(), Pose()), ("pose", "pose"), (1, 1)))
+    change = np.abs(record.images[1].astype(int) - record.images[0]).sum(-1) > 60
+    rows = np.nonzero(change)[0] / 95 * 2 - 1
+    eyes = record.landmarks[0, 36:48, 1]
+    assert change.sum() > 5
+    assert (np.abs(rows - eyes.mean()) < 0.12).mean() > 0.9
+
+
+def test_portraits_and_clips_have_their_shapes(real: FaceModel) -> None:
+    assert render_portrait(real, 3, 128).shape == (128, 128, 3)
+    assert render_portrait(real, 3, 512).shape == (512, 512, 3)
+    plan = plan_clip(4, 12)
+    assert plan.expression.shape == (12, 53)
+    assert plan.poses[0] == Pose()

@@ -1,0 +1,162 @@
+"""PersonaLive and Stream at toy size: as many frames out as in, whatever the grouping; portraits and gains change live."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from personalive.errors import ConfigError, InputError, WeightsError
+from personalive.media.frames import Pixels
+from personalive.motion.keypoints import MotionGains
+from personalive.pipeline import PersonaLive, Stream, choose_device
+from personalive.weights.load import save_networks
+from toy import picture, pictures, toy_networks
+
+
+@pytest.fixture(scope="module")
+def model() -> PersonaLive:
+    return PersonaLive(toy_networks())
+
+
+def animate(stream: Stream, frames: Pixels, group: int) -> Pixels:
+    """All frames through a stream, `group` at a time, and what is left at the end."""
+    groups = [frames[i : i + group] for i in range(0, len(frames), group)]
+    return np.concatenate([*(stream.push(part) for part in groups), stream.flush()])
+
+
+def test_grouping_does_not_change_a_bit(model: PersonaLive) -> None:
+    frames = pictures(22)
+    results = [animate(model.start(picture(1), seed=3), frames, group) for group in (1, 7, 22)]
+    assert results[0].shape == (22, 32, 32, 3)
+    assert results[0].dtype == np.uint8
+    assert np.array_equal(results[0], results[1])
+    assert np.array_equal(results[0], results[2])
+    assert results[0].std() > 1  # frames, not a flat colour
+    assert not np.array_equal(results[0], animate(model.start(picture(1), seed=4), frames, 22))
+
+
+@pytest.mark.parametrize("count", range(10))
+def test_as_many_frames_out_as_in(count: int) -> None:
+    model = PersonaLive(toy_networks(stream__levels=2))
+    stream = model.start(picture(1))
+    assert animate(stream, pictures(count), 4).shape == (count, 32, 32, 3)
+    assert stream.frames_in == stream.frames_out == count
+    assert len(stream.flush()) == 0
+    with pytest.raises(InputError, match="has ended"):
+        stream.push(pictures(1))
+
+
+def test_the_delay_is_the_window(model: PersonaLive) -> None:
+    stream = model.start(picture(1))
+    assert (stream.chunk_frames, stream.delay_frames) == (4, 15)
+    out = [len(stream.push(frame[None])) for frame in pictures(24)]
+    assert out == [0] * 15 + [4] + [0, 0, 0, 4] * 2
+    assert (stream.frames_in, stream.frames_out) == (24, 12)
+    assert len(stream.push(pictures(0))) == 0
+
+
+def test_a_window_of_one_level_has_no_delay_beyond_the_chunk() -> None:
+    stream = PersonaLive(toy_networks(stream__levels=1, stream__chunk_frames=2)).start(picture(1))
+    assert stream.delay_frames == 1
+    assert [len(stream.push(frame[None])) for frame in pictures(4)] == [0, 2, 0, 2]
+    assert len(stream.flush()) == 0
+
+
+def test_hold_repeats_the_last_motion(model: PersonaLive) -> None:
+    frames = pictures(6)
+    held, repeated = model.start(picture(1)), model.start(picture(1))
+    assert len(held.push(frames)) == 0
+    a = np.concatenate([held.hold(3), held.push(frames[:2]), held.flush()])
+    b = animate(repeated, np.concatenate([frames, frames[5:].repeat(3, axis=0), frames[:2]]), 11)
+    assert len(a) == 11
+    assert np.array_equal(a, b)
+
+
+def test_before_any_driving_frame_the_portrait_rests(model: PersonaLive) -> None:
+    stream = model.start(picture(1))
+    rest = stream.hold(16)
+    assert len(rest) == 4
+    moved = np.concatenate([stream.hold(1), stream.push(pictures(7)), stream.flush()])
+    assert stream.frames_out == 24
+    assert len(moved) == 20
+    assert not np.array_equal(moved[-1], rest[0])
+
+
+def test_a_new_portrait_takes_over_without_a_gap(model: PersonaLive) -> None:
+    frames = pictures(24)
+    stream, fresh = model.start(picture(1)), model.start(picture(2))
+    before = stream.push(frames[:10])
+    stream.set_portrait(picture(2))
+    after = np.concatenate([stream.push(frames[10:]), stream.flush()])
+    # Nothing had come out yet, so all of it is as if the new portrait had been there from the start.
+    assert len(before) == 0
+    assert np.array_equal(after, animate(fresh, frames, 24))
+
+
+def test_a_new_portrait_in_the_middle_repaints_what_is_inside_the_window(model: PersonaLive) -> None:
+    frames = pictures(32)
+    stream, alone = model.start(picture(1)), model.start(picture(1))
+    undisturbed = animate(alone, frames, 32)
+    before = stream.push(frames[:22])
+    stream.set_portrait(picture(2))
+    after = np.concatenate([stream.push(frames[22:]), stream.flush()])
+    assert len(before) == 8
+    assert np.array_equal(before, undisturbed[:8])
+    assert len(after) == 24
+    assert not np.array_equal(after[:4], undisturbed[8:12])
+    assert np.array_equal(stream.flush(), after[:0])
+
+
+def test_gains_change_from_the_next_chunk_on(model: PersonaLive) -> None:
+    frames = pictures(16)
+    frozen = MotionGains(0.0, 0.0, 0.0)
+    a = animate(model.start(picture(1), gains=frozen), frames, 16)
+    live = model.start(picture(1))
+    assert live.gains == MotionGains.of(model.config.stream)
+    live.gains = frozen
+    b = animate(live, frames, 16)
+    assert np.array_equal(a, b)
+    assert not np.array_equal(a, animate(model.start(picture(1)), frames, 16))
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        np.zeros((4, 32, 32, 3), dtype=np.float32),
+        np.zeros((32, 32, 3), dtype=np.uint8),
+        np.zeros((4, 32, 30, 3), dtype=np.uint8),
+        np.zeros((4, 32, 32, 4), dtype=np.uint8),
+        np.zeros((4, 0, 0, 3), dtype=np.uint8),
+    ],
+    ids=lambda frames: f"{frames.dtype}{frames.shape}",
+)
+def test_wrong_pixels_are_refused_and_the_stream_goes_on(model: PersonaLive, frames: Pixels) -> None:
+    stream = model.start(picture(1))
+    with pytest.raises(InputError, match="driving frame must be"):
+        stream.push(frames)
+    assert animate(stream, pictures(1), 1).shape == (1, 32, 32, 3)
+
+
+def test_a_portrait_that_is_not_square_is_refused(model: PersonaLive) -> None:
+    with pytest.raises(InputError, match="40x32; crop it first"):
+        model.start(np.zeros((32, 40, 3), dtype=np.uint8))
+
+
+def test_a_checkpoint_gives_the_same_frames(model: PersonaLive, tmp_path: Path) -> None:
+    path = tmp_path / "toy.safetensors"
+    save_networks(model.networks, path, dtype=torch.float32)
+    loaded = PersonaLive.from_pretrained(path, device="cpu")
+    assert loaded.config == model.config
+    a, b = (animate(m.start(picture(1), seed=5), pictures(3), 3) for m in (model, loaded))
+    assert np.array_equal(a, b)
+
+
+def test_unknown_models_and_devices_are_refused() -> None:
+    with pytest.raises(WeightsError):
+        PersonaLive.from_pretrained("no-such-model", device="cpu")
+    with pytest.raises(ConfigError, match="'warp' cannot be used"):
+        choose_device("warp")
+    assert choose_device("cpu") == torch.device("cpu")

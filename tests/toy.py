@@ -1,0 +1,73 @@
+"""Toy networks with fixed random weights and random signals for them: fixtures of behaviour tests, no tests here."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from personalive.config import TOY, ModelConfig, override
+from personalive.contracts import MotionSignals, Networks, ReferenceFeatures
+from personalive.media.frames import Pixels
+from personalive.motion import signals
+from personalive.motion.signals import Observation
+from personalive.streaming import engine
+from personalive.streaming.state import StreamState
+from personalive.weights.load import build_networks, modules
+
+
+@functools.cache
+def _networks(assignments: tuple[tuple[str, Any], ...]) -> Networks:
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(0)
+        networks = build_networks(override(TOY, dict(assignments)))
+        for module in modules(networks).values():
+            for parameter in module.parameters():
+                # Residual branches may start at zero, so that fresh networks ignore the signals; here nothing does.
+                if parameter.ndim > 1:
+                    parameter.normal_(std=parameter[0].numel() ** -0.5)
+    return networks
+
+
+def toy_networks(**assignments: Any) -> Networks:
+    """Networks at TOY's sizes; keywords replace fields, with `__` for the dot: stream__tau=0.1. Shared: do not change."""
+    return _networks(tuple((name.replace("__", "."), value) for name, value in assignments.items()))
+
+
+def picture(seed: int, side: int = TOY.image_size) -> Pixels:
+    """A random square picture (side, side, 3), smooth enough to differ from frame to frame like pictures do."""
+    rough = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return np.ascontiguousarray(np.kron(rough, np.ones((side // 4, side // 4, 1), dtype=np.uint8)))
+
+
+def pictures(count: int, seed: int = 100) -> Pixels:
+    """`count` different frames (count, side, side, 3)."""
+    return np.stack([picture(seed + i) for i in range(count)]) if count else np.zeros((0, 32, 32, 3), dtype=np.uint8)
+
+
+def reference(networks: Networks, seed: int = 0) -> tuple[ReferenceFeatures, Observation]:
+    """A random reference, encoded without gradient."""
+    with torch.no_grad():
+        return signals.encode_reference(networks, picture(seed))
+
+
+def random_signals(config: ModelConfig, frames: int, seed: int, sessions: int = 1) -> MotionSignals:
+    """Signals (sessions, frames, ...) of order 1."""
+    generator = torch.Generator().manual_seed(seed)
+    unet, side = config.unet, config.latent_size
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(sessions, frames, *shape, generator=generator)
+
+    return MotionSignals(normal(unet.motion_tokens, unet.motion_dim), normal(unet.channels[0], side, side))
+
+
+def started(networks: Networks, seed: int = 0) -> StreamState:
+    """A stream of one session: reference, lead-in and noise all depend on the seed."""
+    features, observation = reference(networks, seed)
+    with torch.no_grad():
+        lead_in = random_signals(networks.config, networks.config.stream.lead_in_frames, 1000 + seed)
+        return engine.start(networks, features, lead_in, seed, reference_motion=observation.motion)
