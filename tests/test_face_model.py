@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_head import toy_face_model, write_release
 
 from personalive.rendering.face_model import (
     FaceModelError,
@@ -14,6 +13,7 @@ from personalive.rendering.face_model import (
     load_face_model,
     save_face_model,
 )
+from toy_head import toy_face_model, write_release
 
 
 def test_converter_reads_the_release_and_the_file_reads_back(tmp_path: Path) -> None:

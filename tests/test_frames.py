@@ -275,6 +275,7 @@ class TestClipPixels:
         pixels = pixels + torch.tensor(CLIP_MEAN).view(1, 3, 1, 1)
         assert float(pixels[..., 4:-4].min()) > 0.99
 
+    @pytest.mark.slow  # transformers takes its time to import
     def test_agrees_with_transformers(self) -> None:
         transformers = pytest.importorskip("transformers")
         try:

@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_head import toy_face_model
 
 from personalive.rendering.ground_truth import (
     KEYPOINT_LANDMARKS,
@@ -18,6 +17,7 @@ from personalive.rendering.ground_truth import (
     rotation,
     world_rotation,
 )
+from toy_head import toy_face_model
 
 MODEL = toy_face_model()
 LANDMARKS = MODEL.vertices[MODEL.landmark_vertices].astype(np.float64)

@@ -187,7 +187,7 @@ def test_a_soft_blob_is_where_its_keypoint_is(x: float, y: float) -> None:
 
 def test_soft_drawings_carry_gradient() -> None:
     keypoints = heads.pose_keypoints(random_head(3, 2)).requires_grad_()
-    heads.draw(keypoints, 32, SOFT)[:, :, :5].sum().backward()
+    heads.draw(keypoints, 32, SOFT)[:, :, :5].sum().backward()  # type: ignore[no-untyped-call]
     assert keypoints.grad is not None
     assert float(keypoints.grad.abs().sum()) > 0
 

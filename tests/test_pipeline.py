@@ -1,4 +1,4 @@
-"""PersonaLive and Stream at toy size: as many frames out as in, whatever the grouping; portraits and gains change live."""
+"""PersonaLive and Stream at toy size: as many frames out as in, whatever the grouping; changes while it runs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from personalive.device import choose_device
 from personalive.errors import ConfigError, InputError, WeightsError
 from personalive.media.frames import Pixels
 from personalive.motion.keypoints import MotionGains
-from personalive.pipeline import PersonaLive, Stream, choose_device
-from personalive.weights.load import save_networks
+from personalive.pipeline import PersonaLive, Stream
+from personalive.weights.load import build_networks, save_networks
 from toy import picture, pictures, toy_networks
 
 
@@ -110,7 +111,8 @@ def test_a_new_portrait_in_the_middle_repaints_what_is_inside_the_window(model: 
     assert np.array_equal(stream.flush(), after[:0])
 
 
-def test_gains_change_from_the_next_chunk_on(model: PersonaLive) -> None:
+def test_gains_change_from_the_next_chunk_on() -> None:
+    model = PersonaLive(toy_networks(keypoints__soft=True))  # where a head moves by less than a pixel, too
     frames = pictures(16)
     frozen = MotionGains(0.0, 0.0, 0.0)
     a = animate(model.start(picture(1), gains=frozen), frames, 16)
@@ -152,6 +154,14 @@ def test_a_checkpoint_gives_the_same_frames(model: PersonaLive, tmp_path: Path) 
     assert loaded.config == model.config
     a, b = (animate(m.start(picture(1), seed=5), pictures(3), 3) for m in (model, loaded))
     assert np.array_equal(a, b)
+
+
+def test_networks_of_another_precision_run(model: PersonaLive) -> None:
+    # The head's arithmetic and the window stay in float32; every border between them and the networks must cast.
+    double = PersonaLive(build_networks(model.config, dtype=torch.float64))
+    assert next(double.networks.denoising_unet.parameters()).dtype == torch.float64
+    frames = animate(double.start(picture(1)), pictures(5), 5)
+    assert frames.shape == (5, 32, 32, 3)
 
 
 def test_unknown_models_and_devices_are_refused() -> None:

@@ -83,7 +83,7 @@ def test_a_table_made_in_inference_mode_still_trains() -> None:
     with torch.inference_mode():
         ours.add_noise(torch.zeros(1), torch.zeros(1), torch.tensor([3]))
     clean = torch.ones(1, requires_grad=True)
-    ours.add_noise(clean, torch.zeros(1), torch.tensor([3])).sum().backward()
+    ours.add_noise(clean, torch.zeros(1), torch.tensor([3])).sum().backward()  # type: ignore[no-untyped-call]
     assert clean.grad is not None
     assert clean.grad.item() == pytest.approx(ours.alphas_cumprod()[3].sqrt().item())
 

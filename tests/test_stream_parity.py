@@ -1,7 +1,7 @@
-"""The whole online system against the published code: the `stream_small` golden (512x512, small UNets, full motion nets).
+"""The whole online system against the published code: the `stream_small` golden (512x512, production motion networks).
 
-A step attends 16 x 4096 queries to 8192 keys and more at the finest level, which takes a CPU the best part of a minute;
-the default run therefore checks everything up to the first step and that step, and the slow one all fourteen.
+A step attends 16 x 4096 queries to 8192 keys and more at the finest level, which takes a CPU many seconds; the default
+run therefore checks everything up to the first step and that step, and the slow one all fourteen.
 """
 
 from __future__ import annotations

@@ -29,11 +29,16 @@ def _networks(assignments: tuple[tuple[str, Any], ...]) -> Networks:
                 # Residual branches may start at zero, so that fresh networks ignore the signals; here nothing does.
                 if parameter.ndim > 1:
                     parameter.normal_(std=parameter[0].numel() ** -0.5)
+        # Heads inside the picture, otherwise there would be nothing to draw.
+        detector = networks.motion_extractor.detector
+        for layer in (detector.fc_kp, detector.fc_t, detector.fc_scale):
+            layer.weight.mul_(0.05)
+        detector.fc_kp.bias.normal_(std=0.3)
     return networks
 
 
 def toy_networks(**assignments: Any) -> Networks:
-    """Networks at TOY's sizes; keywords replace fields, with `__` for the dot: stream__tau=0.1. Shared: do not change."""
+    """Networks at TOY's sizes, shared: do not change. Keywords replace fields, `__` for the dot: stream__tau=0.1."""
     return _networks(tuple((name.replace("__", "."), value) for name, value in assignments.items()))
 
 

@@ -14,7 +14,7 @@ from personalive.rendering.motion import EXPRESSIONS
 MATERIALS = ("M_Face", "M_BackHead", "M_GumsTongue", "M_Teeth", "M_ScleraLeft", "M_ScleraRight", "M_EyeLashes")
 # material -> centre and radii of its ball, cm, roughly where the real head has them
 BALLS: dict[str, tuple[tuple[float, float, float], tuple[float, float, float], int]] = {
-    "M_Face": ((0.0, 2.0, 1.0), (8.0, 11.0, 10.0), 24),
+    "M_Face": ((0.0, 2.0, 1.0), (8.0, 11.0, 10.0), 16),
     "M_BackHead": ((0.0, -10.0, -1.0), (6.0, 9.0, 5.0), 10),
     "M_GumsTongue": ((0.0, -3.5, 7.0), (2.0, 1.0, 2.0), 6),
     "M_Teeth": ((0.0, -3.0, 8.0), (2.0, 0.5, 2.0), 6),

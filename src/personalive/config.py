@@ -64,7 +64,11 @@ class UNetConfig:
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """diffusers' AutoencoderKL. `patch` folds patch x patch pixels into channels first (1 in the published system)."""
+    """diffusers' AutoencoderKL. `patch` folds patch x patch pixels into channels first (1 in the published system).
+
+    `linear_path` adds one linear map each way between 8x8 pixels and a latent cell, beside the network: it starts as
+    the principal components of the pictures, so that a small network need not learn colour first. Off as published.
+    """
 
     channels: tuple[int, ...] = (128, 256, 512, 512)
     layers: int = 2
@@ -73,6 +77,7 @@ class AutoencoderConfig:
     middle_attention: bool = True
     patch: int = 1
     scaling_factor: float = 0.18215
+    linear_path: bool = False
 
     @property
     def downscale(self) -> int:
@@ -109,7 +114,11 @@ class MotionExtractorConfig:
 
 @dataclass(frozen=True)
 class MotionEncoderConfig:
-    """A face-alignment network trunk with three patch-attention blocks: face crop -> motion tokens (spec section 1)."""
+    """A face-alignment network trunk with three patch-attention blocks: face crop -> motion tokens (spec section 1).
+
+    `readouts`: maps that reach the last linear layer, through a ReLU; 1 as published, which a fresh network easily
+    starts (and stays) dead on.
+    """
 
     image_size: int = 224
     stem: int = 64
@@ -122,6 +131,7 @@ class MotionEncoderConfig:
     feed_forward: int = 4
     norm_groups: int = 32
     heatmaps: int = 68
+    readouts: int = 1
     tokens: int = 32
     token_dim: int = 16
 
@@ -265,7 +275,7 @@ MINI = ModelConfig(
     ),
     autoencoder=AutoencoderConfig(
         channels=(32, 48, 96), layers=1, latent_channels=8, norm_groups=8, middle_attention=False, patch=2,
-        scaling_factor=1.0,
+        scaling_factor=1.0, linear_path=True,
     ),
     image_encoder=ImageEncoderConfig(
         hidden=64, intermediate=128, layers=2, heads=4, patch=16, image_size=128, projection=64
@@ -273,7 +283,7 @@ MINI = ModelConfig(
     motion_extractor=MotionExtractorConfig(image_size=128, depths=(1, 1, 3, 1), dims=(24, 64, 96, 144)),
     motion_encoder=MotionEncoderConfig(
         image_size=64, stem=16, channels=(24, 32, 64), hourglass_depth=2, attention_dim=96, attention_heads=4,
-        attention_head_dim=24, attention_patches=(4, 2, 2), feed_forward=2, norm_groups=8, heatmaps=32,
+        attention_head_dim=24, attention_patches=(4, 2, 2), feed_forward=2, norm_groups=8, heatmaps=32, readouts=8,
         tokens=8, token_dim=32,
     ),
     pose_guider=PoseGuiderConfig(channels=(8, 16, 32, 64), out_channels=64),

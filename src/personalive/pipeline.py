@@ -10,14 +10,17 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from personalive.animate import DEFAULT_OUTPUT, AnimatedVideo, AnimateOptions, animate, prepare
 from personalive.config import ModelConfig
 from personalive.contracts import Networks
-from personalive.errors import ConfigError, InputError
+from personalive.device import choose_device as choose_device
+from personalive.errors import InputError
 from personalive.media.frames import Pixels, resize_tensor, to_uint8, to_unit
 from personalive.motion import signals
 from personalive.motion.keypoints import MotionGains
@@ -55,6 +58,12 @@ class PersonaLive:
         gains: how strongly the driver moves it, by default as the model was made for.
         """
         return Stream(self.networks, portrait, seed, gains)
+
+    def animate(
+        self, portrait: str | Path, driving: str | Path, output: str | Path = DEFAULT_OUTPUT, **options: Any
+    ) -> AnimatedVideo:
+        """A picture moved by a video, written to `output`; `options` are the fields of `AnimateOptions`."""
+        return animate(self, prepare(portrait, driving, output, AnimateOptions(**options)))
 
 
 class Stream:
@@ -178,16 +187,6 @@ class Stream:
     def _joined(self, painted: list[Pixels]) -> Pixels:
         side = self._networks.config.image_size
         return np.concatenate(painted) if painted else np.zeros((0, side, side, 3), dtype=np.uint8)
-
-
-def choose_device(name: str = "auto") -> torch.device:
-    """A torch device by name; "auto": the first CUDA device, else the CPU. ConfigError if there is no such device."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise ConfigError(f"device {name!r} cannot be used ({str(error).splitlines()[0]}); try auto or cpu") from error
 
 
 def _require_square(pixels: Pixels, what: str, dimensions: int) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -36,6 +35,10 @@ class Autoencoder(nn.Module):
             norm_num_groups=config.norm_groups,
             mid_block_add_attention=config.middle_attention,
         )
+        if config.linear_path:
+            cell = config.downscale
+            self.linear_in = nn.Conv2d(3, config.latent_channels, cell, stride=cell)
+            self.linear_out = nn.ConvTranspose2d(config.latent_channels, 3, cell, stride=cell)
 
     def encode(self, images: Tensor) -> Tensor:
         """(N, 3, H, W) in [-1, 1] -> (N, C, H/8, W/8): the posterior's mean, scaled.
@@ -48,19 +51,18 @@ class Autoencoder(nn.Module):
         if height % step or width % step:
             raise ConfigError(f"autoencoder: a picture of {width}x{height} is not a multiple of {step} pixels")
         folded = F.pixel_unshuffle(images, self.config.patch)  # (N, 3 * patch^2, H/patch, W/patch)
-        mean: Tensor = self.model.encode(_channels_last(folded)).latent_dist.mean
-        return mean.contiguous() * self.config.scaling_factor
+        mean: Tensor = self.model.encode(folded).latent_dist.mean
+        if self.config.linear_path:
+            mean = mean + self.linear_in(images)
+        return mean * self.config.scaling_factor
 
     def decode_signed(self, latents: Tensor) -> Tensor:
         """(N, C, h, w) scaled latents -> (N, 3, 8h, 8w), about [-1, 1], not clamped: for training."""
-        folded: Tensor = self.model.decode(_channels_last(latents / self.config.scaling_factor)).sample
-        return F.pixel_shuffle(folded.contiguous(), self.config.patch)  # (N, 3, H, W)
+        latents = latents / self.config.scaling_factor
+        folded: Tensor = self.model.decode(latents).sample
+        images = F.pixel_shuffle(folded, self.config.patch)  # (N, 3, H, W)
+        return images + self.linear_out(latents) if self.config.linear_path else images
 
     def decode(self, latents: Tensor) -> Tensor:
         """(N, C, h, w) scaled latents -> (N, 3, 8h, 8w) in [0, 1]."""
         return (self.decode_signed(latents) / 2 + 0.5).clamp(0, 1)
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    """The same values with channels innermost in memory, in which convolutions of few channels run quicker."""
-    return x.contiguous(memory_format=torch.channels_last)

@@ -100,8 +100,8 @@ class FaceTrunk(nn.Module):
         self.bn_end0 = nn.BatchNorm2d(wide)
         self.l0 = nn.Conv2d(wide, config.heatmaps, 1)
         self.bn5 = nn.BatchNorm2d(config.heatmaps)
-        self.conv6 = nn.Conv2d(config.heatmaps, 1, 3, stride=2, padding=1)
-        self.fc = nn.Linear((config.image_size // 8) ** 2, config.tokens * config.token_dim)
+        self.conv6 = nn.Conv2d(config.heatmaps, config.readouts, 3, stride=2, padding=1)
+        self.fc = nn.Linear(config.readouts * (config.image_size // 8) ** 2, config.tokens * config.token_dim)
         self.att_1 = _attention(config, first, half, config.attention_patches[0])
         self.att_2 = _attention(config, wide, quarter, config.attention_patches[1])
         self.att_3 = _attention(config, wide, quarter, config.attention_patches[2])
@@ -115,7 +115,7 @@ class FaceTrunk(nn.Module):
         x = self.bn_end0(self.conv_last0(self.top_m_0(self.m0(x))))
         x = F.relu(self.att_3(x))
         heatmaps = F.relu(self.bn5(self.l0(x)))  # (N, heatmaps, S/4, S/4)
-        read = F.relu(self.conv6(heatmaps))  # (N, 1, S/8, S/8)
+        read = F.relu(self.conv6(heatmaps))  # (N, readouts, S/8, S/8)
         out: Tensor = self.fc(read.flatten(1))
         return out
 

@@ -251,7 +251,7 @@ class UNetTrunk(nn.Module):
 
         With `conditions.stop_at` the pass ends there and the first value is of no use.
         """
-        # Channels last: positions become tokens and back without a copy, and convolutions are quicker so.
+        # Channels last: pictures become tokens and back as views, without a copy.
         x = x.contiguous(memory_format=torch.channels_last)
         skips, features = [x], list[Tensor]()
         for block in self.down_blocks:

@@ -53,8 +53,9 @@ def prepare(config: ModelConfig, picture: Pixels) -> PreparedPicture:
 def observe(networks: Networks, images: Tensor) -> Observation:
     """Frames (F, 3, H, H) in [0, 1] -> their head motion and the motion tokens of their own face crops."""
     config = networks.config
-    images = resize_tensor(_for_network(images, networks.motion_extractor), config.image_size)
-    head = networks.motion_extractor(resize_tensor(images, config.motion_extractor.image_size))
+    extractor = networks.motion_extractor
+    images = resize_tensor(images.to(next(extractor.parameters()).device), config.image_size)
+    head = extractor(_for_network(resize_tensor(images, config.motion_extractor.image_size), extractor))
     boxes = heads.face_box(heads.pose_keypoints(head), config.image_size, config.keypoints)
     faces = heads.crop_faces(images * 2 - 1, boxes, config.motion_encoder.image_size)
     return Observation(head, networks.motion_encoder(_for_network(faces, networks.motion_encoder)))
@@ -110,7 +111,7 @@ def encode_reference(networks: Networks, picture: Pixels | PreparedPicture) -> t
     ready = picture if isinstance(picture, PreparedPicture) else prepare(networks.config, picture)
     observation = observe(networks, ready.unit)
     pose = pose_features(networks, observation.head) if networks.config.unet.reference_pose else None
-    latents = networks.autoencoder.encode(_for_network(ready.unit, networks.autoencoder) * 2 - 1)
+    latents = networks.autoencoder.encode(_for_network(ready.unit * 2 - 1, networks.autoencoder))
     token = networks.image_encoder(_for_network(ready.clip, networks.image_encoder))
     features = networks.reference_unet(latents, token, pose)
     return ReferenceFeatures(latents, token, networks.denoising_unet.project(features)), observation

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -100,15 +101,16 @@ def render_assets(face_model: Path | str, out: Path | str) -> list[Path]:
     folder = out / "portraits"
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    renderer = Renderer(model, PORTRAIT_SIZE, SUPERSAMPLE)
-    for name, seed in PORTRAITS.items():
-        face, pose = pleasant(seed)
-        plan = Plan(face[None], (pose,), ("reference",), (0,))
-        files.append(folder / f"{name}.jpg")
-        picture = Image.fromarray(render_person(renderer, seed, plan).images[0])
-        picture.save(files[-1], quality=PORTRAIT_QUALITY, optimize=True)
+    with closing(Renderer(model, PORTRAIT_SIZE, SUPERSAMPLE)) as renderer:
+        for name, seed in PORTRAITS.items():
+            face, pose = pleasant(seed)
+            plan = Plan(face[None], (pose,), ("reference",), (0,))
+            files.append(folder / f"{name}.jpg")
+            picture = Image.fromarray(render_person(renderer, seed, plan).images[0])
+            picture.save(files[-1], quality=PORTRAIT_QUALITY, optimize=True)
     video = out / "driving.mp4"
-    frames = render_person(Renderer(model, DRIVING_SIZE, SUPERSAMPLE), DRIVER_SEED, demonstration()).images
+    with closing(Renderer(model, DRIVING_SIZE, SUPERSAMPLE)) as renderer:
+        frames = render_person(renderer, DRIVER_SEED, demonstration()).images
     with VideoWriter(video, DRIVING_SIZE, DRIVING_SIZE, rate=DRIVING_RATE, comment=DRIVING_COMMENT) as writer:
         for frame in frames:
             writer.write(frame)

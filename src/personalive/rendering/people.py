@@ -7,7 +7,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -130,7 +130,8 @@ def render_portrait(face_model: FaceModel | Path | str, person_seed: int, size: 
     """A calm, near-frontal portrait (size, size, 3), RGB."""
     face, pose = near_neutral(np.random.default_rng([person_seed, 8]))
     plan = Plan(face[None], (pose,), ("reference",), (0,))
-    picture: NDArray[np.uint8] = render_person(Renderer(_loaded(face_model), size), person_seed, plan).images[0]
+    with closing(Renderer(_loaded(face_model), size)) as renderer:
+        picture: NDArray[np.uint8] = render_person(renderer, person_seed, plan).images[0]
     return picture
 
 
@@ -138,7 +139,8 @@ def render_clip(
     face_model: FaceModel | Path | str, person_seed: int, clip_seed: int, frames: int, size: int
 ) -> NDArray[np.uint8]:
     """A smooth clip (frames, size, size, 3) at 25 frames a second that starts near neutral, RGB."""
-    return render_person(Renderer(_loaded(face_model), size), person_seed, plan_clip(clip_seed, frames)).images
+    with closing(Renderer(_loaded(face_model), size)) as renderer:
+        return render_person(renderer, person_seed, plan_clip(clip_seed, frames)).images
 
 
 def render_people(

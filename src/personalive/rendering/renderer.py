@@ -33,7 +33,7 @@ class RenderingUnavailableError(PersonaLiveError):
 
 
 class Renderer:
-    """Draws one person at a time. Not thread safe; one per process.
+    """Draws one person at a time. Not thread safe. Holds graphics memory until `close`.
 
     Raises:
         RenderingUnavailableError: moderngl is not installed or there is no EGL.
@@ -43,16 +43,25 @@ class Renderer:
         self.size, self.supersample = size, supersample
         self.camera = camera or Camera()
         self.head: HeadMesh = build_head_mesh(model)
-        self._gl, self._context = _open_context()
         self._painter = SkinPainter(self.head)
-        self._create_targets()
-        self._create_programs()
-        self._create_head_arrays()
+        self._gl, self._context = _open_context()
+        with self._context:  # the current context may be another renderer's
+            self._create_targets()
+            self._create_programs()
+            self._create_head_arrays()
         self._person: Person | None = None
         self._owned: list[Any] = []
 
     def set_person(self, person: Person) -> None:
         """Take up a person: shape, paint, hair, clothes, light and backdrop."""
+        with self._context:
+            self._set_person(person)
+
+    def close(self) -> None:
+        """Give the graphics context back; the renderer is of no use afterwards."""
+        self._context.release()
+
+    def _set_person(self, person: Person) -> None:
         for resource in self._owned:
             resource.release()
         self._owned = []
@@ -91,6 +100,10 @@ class Renderer:
         if self._person is None:
             raise RuntimeError("set_person comes before render")
         vertices = self.expressed(coefficients)
+        with self._context:
+            return self._render(vertices, coefficients, pose)
+
+    def _render(self, vertices: FloatArray, coefficients: NDArray[np.floating], pose: Pose) -> NDArray[np.uint8]:
         normals = self.head.normals(vertices)
         self._moving.write(np.concatenate([vertices, normals], axis=1, dtype=np.float32).tobytes())
         rotation = world_rotation(pose)

@@ -27,9 +27,9 @@ def colour(images: Tensor) -> Tensor:
     grey = images.mean(1, keepdim=True)
     keep = _uniform(n, -0.1, 1.3).clamp(min=0.0)[:, None, None, None]
     images = grey + (images - grey) * keep
-    tint = 1 + 0.15 * torch.randn(n, 3, 1, 1)
-    images = (images * tint * _uniform(n, 0.6, 1.35)[:, None, None, None]).clamp(1e-3, 1)
-    images = images ** torch.exp(0.35 * torch.randn(n))[:, None, None, None]
+    tint = 1 + 0.1 * torch.randn(n, 3, 1, 1)
+    images = (images * tint * _uniform(n, 0.7, 1.25)[:, None, None, None]).clamp(1e-3, 1)
+    images = images ** torch.exp(0.25 * torch.randn(n))[:, None, None, None]
     pivot = images.mean((1, 2, 3), keepdim=True)
     return ((images - pivot) * _uniform(n, 0.6, 1.3)[:, None, None, None] + pivot).clamp(0, 1)
 
@@ -38,14 +38,14 @@ def degrade(images: Tensor) -> Tensor:
     """Lost resolution, sensor noise, a light gradient and an occluding patch on some; (N, 3, H, W) in [0, 1]."""
     n, _, height, width = images.shape
     if torch.rand(()) < 0.5:
-        factor = float(_uniform(1, 0.3, 0.9))
+        factor = float(_uniform(1, 0.4, 0.9))
         small = functional.interpolate(images, scale_factor=factor, mode="bilinear", antialias=True)
         soft = functional.interpolate(small, size=(height, width), mode="bilinear")
         images = torch.where(torch.rand(n, 1, 1, 1) < 0.6, soft, images)
     ramp = torch.linspace(-1, 1, width)[None, None, None] * torch.randn(n, 1, 1, 1)
     ramp = ramp + torch.linspace(-1, 1, height)[None, None, :, None] * torch.randn(n, 1, 1, 1)
     images = images * (1 + 0.15 * ramp)
-    images = images + torch.randn_like(images) * (0.05 * torch.rand(n, 1, 1, 1))
+    images = images + torch.randn_like(images) * (0.035 * torch.rand(n, 1, 1, 1))
     for i in range(n):
         if torch.rand(()) < 0.15:
             h, w = int(height * _uniform(1, 0.08, 0.3)), int(width * _uniform(1, 0.08, 0.3))
@@ -64,7 +64,7 @@ def affine(images: Tensor, head: HeadMotion) -> tuple[Tensor, HeadMotion]:
     inverse = forward.transpose(1, 2) / zoom[:, None, None]
     theta = torch.cat([inverse, -(inverse @ shift[:, :, None])], -1)  # output position -> input position
     grid = functional.affine_grid(theta, list(images.shape), align_corners=False)
-    moved = functional.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    moved = functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
     plane = (forward @ head.translation[:, :2, None])[..., 0] * zoom[:, None] + shift
     return moved, replace(
         head,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from personalive.config import ModelConfig
@@ -36,6 +37,9 @@ class AutoencoderStage:
         self.recipe, self.optimisation = recipe, recipe.optimisation
         self.train, self.held_out = train, held_out
         self.autoencoder = Autoencoder(config.autoencoder).train()
+        if config.autoencoder.linear_path:
+            sample = train.images[:: max(1, train.people // 100), ::7].flatten(0, 1)
+            start_from_patches(self.autoencoder, sample.float() / 127.5 - 1)
         self.whitening = nn.BatchNorm2d(config.autoencoder.latent_channels, affine=False, momentum=0.02)
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -43,16 +47,18 @@ class AutoencoderStage:
         return {"autoencoder": self.autoencoder, "whitening": self.whitening}
 
     def learns(self, name: str) -> bool:
-        """Everything."""
-        return bool(name)
+        """All but the linear path: moving under the network, it kept the network from learning at all."""
+        return ".linear_" not in name
 
     def loss(self, rng: random.Random, step: int, /) -> dict[str, Tensor]:
         """One batch: reconstruction in pixels and gradients, eyes and mouth weighted."""
         images, landmarks = self._batch(rng)
         joint = step < self.recipe.joint * self.optimisation.steps
-        self.whitening.train(joint)
         with torch.set_grad_enabled(joint):
-            latents = self.whitening(self.autoencoder.encode(images * 2 - 1))
+            raw = self.autoencoder.encode(images * 2 - 1)
+            if joint:  # follow the statistics, but never divide by a small batch's own: that loses colour
+                self.whitening.train()(raw.detach())
+            latents = self.whitening.eval()(raw)
         noisy = latents + self.recipe.latent_noise * torch.randn_like(latents)
         output = self.autoencoder.decode_signed(noisy)
         weight = region_weights(landmarks, images.shape[-1], self.recipe.face_weight, face=0.5, rest=1.0)
@@ -67,9 +73,9 @@ class AutoencoderStage:
         landmarks = self.train.landmarks[person, frame]
         if rng.random() < 0.5:
             images, landmarks = images.flip(-1), landmarks * torch.tensor([-1.0, 1.0])
-        if rng.random() < 0.4:
+        if rng.random() < 0.15:
             images = augment.colour(images)
-        if rng.random() < 0.4:  # an affine move sees landmarks as keypoints of a flat, unturned head
+        if rng.random() < 0.25:  # an affine move sees landmarks as keypoints of a flat, unturned head
             flat = HeadMotion(
                 torch.nn.functional.pad(landmarks, (0, 1)), torch.zeros(n, 3), torch.zeros(n, 3), torch.ones(n, 1)
             )
@@ -101,6 +107,27 @@ class AutoencoderStage:
         return strip(rows)
 
 
+@torch.no_grad()
+def start_from_patches(autoencoder: Autoencoder, images: Tensor) -> None:
+    """Set the linear path to the principal components of cell-sized patches, the network beside it near zero.
+
+    images (N, 3, H, W) in [-1, 1]. Latents then have unit variance from the first step, and carry colour.
+    """
+    cell, count = autoencoder.config.downscale, autoencoder.config.latent_channels
+    scale = autoencoder.config.scaling_factor
+    patches = functional.unfold(images, cell, stride=cell).transpose(1, 2).flatten(0, 1)  # (N * h * w, 3 * cell^2)
+    mean = patches.mean(0)
+    spread, axes = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
+    spread, axes = spread.flip(0)[:count].sqrt() * scale, axes.flip(1)[:, :count]
+    inward, outward = axes / spread, axes * spread  # (3 * cell^2, C)
+    autoencoder.linear_in.weight.copy_(inward.T.reshape(count, 3, cell, cell))
+    autoencoder.linear_in.bias.copy_(-mean @ inward)
+    autoencoder.linear_out.weight.copy_(outward.T.reshape(count, 3, cell, cell))
+    autoencoder.linear_out.bias.copy_(mean.view(3, -1).mean(1))
+    for layer in (autoencoder.model.quant_conv, autoencoder.model.decoder.conv_out):
+        layer.weight.mul_(0.3), nn.init.zeros_(layer.bias)
+
+
 def fold_whitening(autoencoder: Autoencoder, whitening: nn.BatchNorm2d) -> None:
     """Write the latents' mean and deviation into the encoder's quant_conv: `encode` gives unit variance by itself."""
     assert whitening.running_mean is not None
@@ -112,6 +139,9 @@ def fold_whitening(autoencoder: Autoencoder, whitening: nn.BatchNorm2d) -> None:
     with torch.no_grad():
         layer.weight[:count] /= deviation[:, None, None, None]
         layer.bias[:count] = (layer.bias[:count] - whitening.running_mean / scale) / deviation
+        if autoencoder.config.linear_path:
+            autoencoder.linear_in.weight /= deviation[:, None, None, None]
+            autoencoder.linear_in.bias /= deviation
 
 
 def load_autoencoder(config: ModelConfig, folder: Path) -> Autoencoder:

@@ -1,0 +1,1 @@
+"""Consumers that measure: how near the truth, how fast."""
