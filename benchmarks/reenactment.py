@@ -6,6 +6,7 @@ Prints a Markdown table. SHARDS: clip-*.tar of `personalive data render`.
 from __future__ import annotations
 
 import argparse
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +38,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model = PersonaLive.from_pretrained(args.model)
-    people = (person for person, _ in zip(read_shards(args.shards), range(args.people)))
+    people = itertools.islice(read_shards(args.shards), args.people)
     results = list(reenact(model, people))
     print(f"{len(results)} people, {sum(len(r.truth) for r in results)} frames\n\n{table(results)}")
     ours, copy = (np.mean([r.figures[c]["L1"] for r in results]) for c in ("output", "copy"))

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 
 from personalive.contracts import Networks
-from personalive.media.frames import Pixels, to_unit
+from personalive.media.frames import Pixels, resize_picture, to_unit
 from personalive.motion import keypoints as heads
 from personalive.motion import signals
 from personalive.motion.keypoints import MotionGains
@@ -150,6 +150,14 @@ def test_a_larger_portrait_is_brought_to_the_models_size() -> None:
     assert prepared.clip.shape == (1, 3, 32, 32)
     features, _ = signals.encode_reference(networks, prepared)
     assert features.latents.shape == (1, 4, 4, 4)
+
+
+def test_the_references_head_is_seen_through_a_pil_resize() -> None:
+    networks = toy_networks(motion_extractor__image_size=16)
+    _, own = reference(networks)
+    sharp = networks.motion_extractor(to_unit(resize_picture(picture(0), 16)))
+    assert torch.allclose(own.head.angles, sharp.angles, atol=1e-4)
+    assert not torch.allclose(own.head.angles, observe(networks, picture(0)).head.angles, atol=1e-4)
 
 
 def test_still_repeats_one_frame() -> None:

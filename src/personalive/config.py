@@ -58,7 +58,7 @@ class UNetConfig:
         for width in self.channels:
             _require(
                 width % self.heads == 0 and width % self.norm_groups == 0,
-                f"unet.channels: {width} must be divisible by heads ({self.heads}) and norm_groups ({self.norm_groups})",
+                f"unet.channels: {width} is not a multiple of heads ({self.heads}) and norm_groups ({self.norm_groups})",
             )
 
 
@@ -274,17 +274,34 @@ MINI = ModelConfig(
         reference_pose=True,
     ),
     autoencoder=AutoencoderConfig(
-        channels=(32, 48, 96), layers=1, latent_channels=8, norm_groups=8, middle_attention=False, patch=2,
-        scaling_factor=1.0, linear_path=True,
+        channels=(32, 48, 96),
+        layers=1,
+        latent_channels=8,
+        norm_groups=8,
+        middle_attention=False,
+        patch=2,
+        scaling_factor=1.0,
+        linear_path=True,
     ),
     image_encoder=ImageEncoderConfig(
         hidden=64, intermediate=128, layers=2, heads=4, patch=16, image_size=128, projection=64
     ),
     motion_extractor=MotionExtractorConfig(image_size=128, depths=(1, 1, 3, 1), dims=(24, 64, 96, 144)),
     motion_encoder=MotionEncoderConfig(
-        image_size=64, stem=16, channels=(24, 32, 64), hourglass_depth=2, attention_dim=96, attention_heads=4,
-        attention_head_dim=24, attention_patches=(4, 2, 2), feed_forward=2, norm_groups=8, heatmaps=32, readouts=8,
-        tokens=8, token_dim=32,
+        image_size=64,
+        stem=16,
+        channels=(24, 32, 64),
+        hourglass_depth=2,
+        attention_dim=96,
+        attention_heads=4,
+        attention_head_dim=24,
+        attention_patches=(4, 2, 2),
+        feed_forward=2,
+        norm_groups=8,
+        heatmaps=32,
+        readouts=8,
+        tokens=8,
+        token_dim=32,
     ),
     pose_guider=PoseGuiderConfig(channels=(8, 16, 32, 64), out_channels=64),
     keypoints=KeypointConfig(radius=4.0, soft=True),
@@ -296,8 +313,17 @@ TOY = ModelConfig(
     name="toy",
     image_size=32,
     unet=UNetConfig(
-        latent_channels=4, channels=(8, 16), layers=1, attention_levels=(True, False), motion_levels=(True, True),
-        temporal_levels=(True, True), image_token_dim=8, motion_tokens=4, motion_dim=8, heads=2, norm_groups=4,
+        latent_channels=4,
+        channels=(8, 16),
+        layers=1,
+        attention_levels=(True, False),
+        motion_levels=(True, True),
+        temporal_levels=(True, True),
+        image_token_dim=8,
+        motion_tokens=4,
+        motion_dim=8,
+        heads=2,
+        norm_groups=4,
         feed_forward=2,
     ),
     autoencoder=AutoencoderConfig(
@@ -308,9 +334,19 @@ TOY = ModelConfig(
     ),
     motion_extractor=MotionExtractorConfig(image_size=32, depths=(1, 1), dims=(8, 16)),
     motion_encoder=MotionEncoderConfig(
-        image_size=32, stem=8, channels=(8, 8, 16), hourglass_depth=1, attention_dim=16, attention_heads=2,
-        attention_head_dim=8, attention_patches=(4, 2, 2), feed_forward=2, norm_groups=4, heatmaps=4,
-        tokens=4, token_dim=8,
+        image_size=32,
+        stem=8,
+        channels=(8, 8, 16),
+        hourglass_depth=1,
+        attention_dim=16,
+        attention_heads=2,
+        attention_head_dim=8,
+        attention_patches=(4, 2, 2),
+        feed_forward=2,
+        norm_groups=4,
+        heatmaps=4,
+        tokens=4,
+        token_dim=8,
     ),
     pose_guider=PoseGuiderConfig(channels=(4, 4, 8, 8), out_channels=8),
     keypoints=KeypointConfig(radius=2.0),
@@ -357,7 +393,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         if len(kinds) == 2 and kinds[1] is Ellipsis:
             kinds = (kinds[0],) * len(value)
         _require(len(kinds) == len(value), f"{where}: {len(kinds)} entries are expected, not {len(value)}")
-        return tuple(_convert(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value)))
+        return tuple(
+            _convert(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
+        )
     if origin in (typing.Union, types.UnionType):
         return value
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

@@ -38,24 +38,40 @@ class Observation:
 
 @dataclass(frozen=True)
 class PreparedPicture:
-    """A reference picture as the networks want it: unit (1, 3, S, S) in [0, 1], clip (1, 3, s, s) CLIP-normalised."""
+    """A reference picture as the networks want it.
+
+    unit (1, 3, S, S) in [0, 1], S = `ModelConfig.image_size`; head (1, 3, e, e) in [0, 1] for the motion extractor;
+    clip (1, 3, c, c) CLIP-normalised for the image encoder.
+    """
 
     unit: Tensor
+    head: Tensor
     clip: Tensor
 
 
 def prepare(config: ModelConfig, picture: Pixels) -> PreparedPicture:
-    """A square uint8 picture (H, H, 3) at the model's sizes: PIL Lanczos, and for the token CLIP's preprocessing."""
+    """A square uint8 picture (H, H, 3) at the model's sizes: PIL Lanczos, and for the token CLIP's preprocessing.
+
+    The motion extractor's, too, is a PIL resize (driving frames get a tensor resize): the goldens tell them apart.
+    """
     resized = resize_picture(picture, config.image_size)
-    return PreparedPicture(to_unit(resized), clip_pixels(resized, config.image_encoder.image_size))
+    return PreparedPicture(
+        unit=to_unit(resized),
+        head=to_unit(resize_picture(resized, config.motion_extractor.image_size)),
+        clip=clip_pixels(resized, config.image_encoder.image_size),
+    )
 
 
-def observe(networks: Networks, images: Tensor) -> Observation:
-    """Frames (F, 3, H, H) in [0, 1] -> their head motion and the motion tokens of their own face crops."""
+def observe(networks: Networks, images: Tensor, small: Tensor | None = None) -> Observation:
+    """Frames (F, 3, H, H) in [0, 1] -> their head motion and the motion tokens of their own face crops.
+
+    `small`: the frames at the motion extractor's size, where something better than a bilinear resize made them.
+    """
     config = networks.config
     extractor = networks.motion_extractor
     images = resize_tensor(images.to(next(extractor.parameters()).device), config.image_size)
-    head = extractor(_for_network(resize_tensor(images, config.motion_extractor.image_size), extractor))
+    small = resize_tensor(images, config.motion_extractor.image_size) if small is None else small
+    head = extractor(_for_network(small, extractor))
     boxes = heads.face_box(heads.pose_keypoints(head), config.image_size, config.keypoints)
     faces = heads.crop_faces(images * 2 - 1, boxes, config.motion_encoder.image_size)
     return Observation(head, networks.motion_encoder(_for_network(faces, networks.motion_encoder)))
@@ -109,7 +125,7 @@ def pose_features(networks: Networks, head: HeadMotion) -> Tensor:
 def encode_reference(networks: Networks, picture: Pixels | PreparedPicture) -> tuple[ReferenceFeatures, Observation]:
     """Everything constant for a reference: its features (B = 1) and what the motion networks see in it."""
     ready = picture if isinstance(picture, PreparedPicture) else prepare(networks.config, picture)
-    observation = observe(networks, ready.unit)
+    observation = observe(networks, ready.unit, ready.head)
     pose = pose_features(networks, observation.head) if networks.config.unet.reference_pose else None
     latents = networks.autoencoder.encode(_for_network(ready.unit * 2 - 1, networks.autoencoder))
     token = networks.image_encoder(_for_network(ready.clip, networks.image_encoder))

@@ -120,10 +120,14 @@ def start_from_patches(autoencoder: Autoencoder, images: Tensor) -> None:
     spread, axes = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
     spread, axes = spread.flip(0)[:count].sqrt() * scale, axes.flip(1)[:, :count]
     inward, outward = axes / spread, axes * spread  # (3 * cell^2, C)
-    autoencoder.linear_in.weight.copy_(inward.T.reshape(count, 3, cell, cell))
-    autoencoder.linear_in.bias.copy_(-mean @ inward)
-    autoencoder.linear_out.weight.copy_(outward.T.reshape(count, 3, cell, cell))
-    autoencoder.linear_out.bias.copy_(mean.view(3, -1).mean(1))
+    values = {
+        "linear_in.weight": inward.T.reshape(count, 3, cell, cell),
+        "linear_in.bias": -mean @ inward,
+        "linear_out.weight": outward.T.reshape(count, 3, cell, cell),
+        "linear_out.bias": mean.view(3, -1).mean(1),
+    }
+    for name, value in values.items():
+        autoencoder.get_parameter(name).copy_(value)
     for layer in (autoencoder.model.quant_conv, autoencoder.model.decoder.conv_out):
         layer.weight.mul_(0.3), nn.init.zeros_(layer.bias)
 
@@ -140,8 +144,8 @@ def fold_whitening(autoencoder: Autoencoder, whitening: nn.BatchNorm2d) -> None:
         layer.weight[:count] /= deviation[:, None, None, None]
         layer.bias[:count] = (layer.bias[:count] - whitening.running_mean / scale) / deviation
         if autoencoder.config.linear_path:
-            autoencoder.linear_in.weight /= deviation[:, None, None, None]
-            autoencoder.linear_in.bias /= deviation
+            autoencoder.get_parameter("linear_in.weight").div_(deviation[:, None, None, None])
+            autoencoder.get_parameter("linear_in.bias").div_(deviation)
 
 
 def load_autoencoder(config: ModelConfig, folder: Path) -> Autoencoder:

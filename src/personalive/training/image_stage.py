@@ -69,7 +69,8 @@ class DenoiserStage:
         frozen = load_frozen(config, folder)
         self.autoencoder: Autoencoder = frozen.autoencoder
         self.model = Denoiser(config)
-        self.train, self.held_out = prepare(config, frozen, train), prepare(config, frozen, held_out)
+        self.train = prepare(config, frozen, train, folder / "prepared.train.safetensors")
+        self.held_out = prepare(config, frozen, held_out, folder / "prepared.test.safetensors")
         self.schedule = Schedule(config.stream)
 
     def modules(self) -> Mapping[str, nn.Module]:

@@ -5,10 +5,14 @@ Computed once per run by the frozen autoencoder and motion networks; a denoising
 
 from __future__ import annotations
 
+import hashlib
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from personalive.config import ModelConfig
@@ -25,6 +29,9 @@ from personalive.motion.keypoints import crop_faces, draw, face_box, pose_keypoi
 from personalive.training.autoencoder_stage import load_autoencoder
 from personalive.training.clips import Corpus
 from personalive.training.loop import load_modules
+
+HEAD = ("keypoints", "angles", "translation", "scale")
+"""Fields of HeadMotion, in its order."""
 
 
 @dataclass(frozen=True)
@@ -57,9 +64,41 @@ class Prepared:
     head: HeadMotion
 
 
+def prepare(config: ModelConfig, frozen: Frozen, corpus: Corpus, cache: Path) -> Prepared:
+    """Run the frozen networks over every frame, as the product would (own-pose face boxes, predicted motion).
+
+    The result is kept in the safetensors file `cache` and read back from it as long as its fingerprint (the networks'
+    weights and the pictures) is that of this call.
+    """
+    fingerprint = _fingerprint(frozen, corpus)
+    if cache.exists():
+        with safe_open(str(cache), "pt") as file:
+            if (file.metadata() or {}).get("fingerprint") == fingerprint:
+                parts = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+                return _prepared(corpus, parts)
+    parts = _observe(config, frozen, corpus)
+    part = cache.with_suffix(".part")
+    save_file(parts, str(part), metadata={"fingerprint": fingerprint})
+    os.replace(part, cache)
+    return _prepared(corpus, parts)
+
+
+def _prepared(corpus: Corpus, parts: dict[str, Tensor]) -> Prepared:
+    return Prepared(corpus, parts["latents"], parts["tokens"], HeadMotion(*(parts[name] for name in HEAD)))
+
+
+def _fingerprint(frozen: Frozen, corpus: Corpus) -> str:
+    """A checksum of everything that `prepare` depends on."""
+    digest = hashlib.sha256()
+    for module in (frozen.autoencoder, frozen.motion_extractor, frozen.motion_encoder):
+        for name, tensor in module.state_dict().items():
+            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    digest.update(corpus.images.numpy().tobytes())
+    return digest.hexdigest()
+
+
 @torch.no_grad()
-def prepare(config: ModelConfig, frozen: Frozen, corpus: Corpus) -> Prepared:
-    """Run the frozen networks over every frame, as the product would (own-pose face boxes, predicted motion)."""
+def _observe(config: ModelConfig, frozen: Frozen, corpus: Corpus) -> dict[str, Tensor]:
     latents, tokens, heads = [], [], []
     for person in range(corpus.people):
         images = corpus.images[person].float() / 255  # (F, 3, H, W)
@@ -69,10 +108,8 @@ def prepare(config: ModelConfig, frozen: Frozen, corpus: Corpus) -> Prepared:
         tokens.append(frozen.motion_encoder(faces))
         latents.append(frozen.autoencoder.encode(images * 2 - 1).half())
         heads.append(found)
-    head = HeadMotion(
-        *(torch.stack([getattr(h, f) for h in heads]) for f in ("keypoints", "angles", "translation", "scale"))
-    )
-    return Prepared(corpus, torch.stack(latents), torch.stack(tokens), head)
+    parts = {name: torch.stack([getattr(head, name) for head in heads]).contiguous() for name in HEAD}
+    return parts | {"latents": torch.stack(latents), "tokens": torch.stack(tokens)}
 
 
 class Denoiser(nn.Module):
@@ -128,4 +165,4 @@ def self_driving(head: HeadMotion, person: Tensor, reference: Tensor, driving: T
 
 def flatten_head(head: HeadMotion) -> HeadMotion:
     """(B, F, ...) -> (B * F, ...)."""
-    return HeadMotion(*(getattr(head, f).flatten(0, 1) for f in ("keypoints", "angles", "translation", "scale")))
+    return HeadMotion(*(getattr(head, f).flatten(0, 1) for f in HEAD))

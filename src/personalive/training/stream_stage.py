@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from personalive.config import ModelConfig
-from personalive.contracts import HeadMotion, Networks, ReferenceFeatures
+from personalive.contracts import HeadMotion, MotionSignals, Networks, ReferenceFeatures
 from personalive.motion.signals import Observation, drive, lead_in
 from personalive.streaming import engine
 from personalive.streaming.state import StreamState
@@ -48,7 +48,8 @@ class StreamStage:
             motion_encoder=frozen.motion_encoder,
             **{name: getattr(self.model, name) for name in MODULES},
         )
-        self.train, self.held_out = prepare(config, frozen, train), prepare(config, frozen, held_out)
+        self.train = prepare(config, frozen, train, folder / "prepared.train.safetensors")
+        self.held_out = prepare(config, frozen, held_out, folder / "prepared.test.safetensors")
         self._pending: _Clip | None = None
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -148,6 +149,9 @@ class _Clip:
 
         # The clip begins at the reference's own translation: driving is absolute, as in image-level training.
         signals = drive(networks, self.reference, self.reference, self._observe(frames(self.window)))
+        # Where only the temporal modules ask for gradients, torch 2.13 crashes on the CPU in the backward pass of the
+        # first one's group norm. With the pose asking too, every layer passes a gradient on and it does not.
+        signals = MotionSignals(signals.motion, signals.pose.detach().requires_grad_(torch.is_grad_enabled()))
         state, latents = engine.step(networks, self.state, signals)
         self.state = state.detach()
         lag = stream.levels - 1
