@@ -60,7 +60,8 @@ def run_stream(steps: int) -> None:
     state: StreamState | None = None
     for step in range(steps):
         seen = signals.observe(networks, driving_chunk(step))
-        assert relative_error(seen.motion, data["motion"][step]) < 1e-4
+        tokens = relative_error(seen.motion, data["motion"][step])
+        assert tokens < 1e-4
         if first is None or state is None:
             first = seen[0:1]
             state = engine.start(networks, features, signals.lead_in(networks, own, first), 0, noise(0, 12))
@@ -72,8 +73,9 @@ def run_stream(steps: int) -> None:
             relative_error(latents[0], data["latents"][chunk]),
             relative_error(video, data["video_pooled_16"][chunk]),
         )
-        print(f"step {step}: latents {errors[0]:.1e}, video {errors[1]:.1e}, distance {state.distance.item():.4f}")
-        assert max(errors) < 1e-3
+        shown = f"tokens {tokens:.1e}, latents {errors[0]:.1e}, video {errors[1]:.1e}"
+        print(f"step {step}: {shown}, distance {state.distance.item():.4f}, admitted {state.admitted.tolist()}")
+        assert max(errors) < 6e-5  # the first is the largest, 2.5e-5, and of the golden's own rounding
         assert int(state.admitted[0]) == int(data["keyframe_added"][step])
         if step >= FIRST_KEYFRAME_STEP:
             expected = float(data["keyframe_distance"][step - FIRST_KEYFRAME_STEP])

@@ -58,7 +58,7 @@ class UNetConfig:
         for width in self.channels:
             _require(
                 width % self.heads == 0 and width % self.norm_groups == 0,
-                f"unet.channels: {width} is not a multiple of heads ({self.heads}) and norm_groups ({self.norm_groups})",
+                f"unet.channels: {width} is no multiple of heads ({self.heads}) and norm_groups ({self.norm_groups})",
             )
 
 
@@ -138,10 +138,18 @@ class MotionEncoderConfig:
 
 @dataclass(frozen=True)
 class PoseGuiderConfig:
-    """Convolutions from the keypoint drawing to pose features at 1/8 of its side (spec section 1)."""
+    """Convolutions from the keypoint drawing to pose features at 1/8 of its side (spec section 1).
+
+    `position`: side of a learned map of places added to the features, so that a small model need not learn from the
+    borders where things are; 0 (none) as published.
+    """
 
     channels: tuple[int, int, int, int] = (16, 32, 96, 256)
     out_channels: int = 320
+    position: int = 0
+
+    def __post_init__(self) -> None:
+        _require(self.position == 0 or self.out_channels % 4 == 0, "pose_guider.position needs channels in fours")
 
 
 @dataclass(frozen=True)
@@ -230,6 +238,7 @@ class ModelConfig:
         _require(unet.latent_channels == self.autoencoder.latent_channels, "UNet and autoencoder differ in latents")
         _require(unet.image_token_dim == self.image_encoder.projection, "UNet and image encoder differ in the token")
         _require(self.pose_guider.out_channels == unet.channels[0], "the pose guider must end in unet.channels[0]")
+        _require(self.pose_guider.position in (0, self.latent_size), "pose_guider.position must be the latent side")
         _require(self.image_size % (8 * 2 ** (len(unet.channels) - 1)) == 0, f"image_size {self.image_size} is odd")
         _require(self.autoencoder.downscale == 8, "latents must be 1/8 of the image side")
         _require(self.stream.window_frames <= unet.max_frames, "the window is longer than unet.max_frames")
@@ -303,7 +312,7 @@ MINI = ModelConfig(
         tokens=8,
         token_dim=32,
     ),
-    pose_guider=PoseGuiderConfig(channels=(8, 16, 32, 64), out_channels=64),
+    pose_guider=PoseGuiderConfig(channels=(8, 16, 32, 64), out_channels=64, position=16),
     keypoints=KeypointConfig(radius=4.0, soft=True),
     stream=StreamConfig(prediction="v_prediction", translation_gain=1.0, scale_gain=1.0, tau=4.0),
 )

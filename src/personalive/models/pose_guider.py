@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -22,6 +23,9 @@ class PoseGuider(nn.Module):
             self.blocks.append(nn.Conv2d(narrow, narrow, 3, padding=1))
             self.blocks.append(nn.Conv2d(narrow, wide, 3, padding=1, stride=2))
         self.conv_out_modify = nn.Conv2d(channels[-1], config.out_channels, 3, padding=1)
+        if config.position:
+            self.position = nn.Parameter(0.4 * _places(config.out_channels, config.position))
+        self.config = config
 
     def forward(self, drawing: Tensor) -> Tensor:
         """(N, 3, H, W) in [0, 1] -> (N, out_channels, H/8, W/8)."""
@@ -29,4 +33,14 @@ class PoseGuider(nn.Module):
         for block in self.blocks:
             x = F.silu(block(x))
         features: Tensor = self.conv_out_modify(x)
-        return features
+        return features + self.position if self.config.position else features
+
+
+def _places(channels: int, side: int) -> Tensor:
+    """Sines and cosines of the vertical, then of the horizontal place: (channels, side, side), channels = 4k."""
+    place = (torch.arange(side) + 0.5) / side
+    angles = place[:, None] * torch.pi * torch.arange(1, channels // 4 + 1)  # (side, channels / 4)
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1).T  # (channels / 2, side)
+    down = waves[:, :, None].expand(-1, -1, side)
+    across = waves[:, None, :].expand(-1, side, -1)
+    return torch.cat([down, across])

@@ -160,7 +160,13 @@ class ImageStage(DenoiserStage):
     def __init__(self, config: ModelConfig, recipe: ImageRecipe, folder: Path, train: Corpus, held_out: Corpus) -> None:
         super().__init__(config, recipe, folder, train, held_out)
         self.odds = torch.tensor(recipe.level_odds)
-        # The denoiser starts as a copy of the reference UNet: the same layers, then what it alone has.
+        # Attention starts by looking at what is alike (keys = queries), and the denoiser as a copy of the reference
+        # UNet: the same layers, then what it alone has.
+        with torch.no_grad():
+            for transformer in self.model.reference_unet.transformers():
+                attention = transformer.block.attn1
+                attention.to_q.weight.mul_(1.5)
+                attention.to_k.weight.copy_(attention.to_q.weight)
         shared = {
             name: tensor
             for name, tensor in self.model.reference_unet.state_dict().items()
