@@ -94,13 +94,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I") or image.mode == "F":
         return _deep_grey(image).convert("RGB")
     if image.has_transparency_data:
-        return Image.fromarray(flatten_alpha(np.asarray(image.convert("RGBA"))))
+        return Image.fromarray(flatten_alpha(np.array(image.convert("RGBA"))))
     return image.convert("RGB")
 
 
 def _deep_grey(image: Image.Image) -> Image.Image:
     """16-bit, 32-bit and floating-point grey as 8-bit grey. PIL's own conversion would clip instead of scaling."""
-    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    values = np.nan_to_num(np.array(image, dtype=np.float64))
     peak = float(values.max())
     if image.mode == "F" and peak <= 1.0:
         full = 1.0
