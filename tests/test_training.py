@@ -194,7 +194,7 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path) -> None:
         load_modules({"layer": module}, tmp_path / folder / "regression.safetensors")
     a, b = (module.weight for module in loaded)
     assert torch.equal(a, b)
-    assert abs(float(a) - 2) < 1.0
+    assert abs(a.item() - 2) < 1.0
 
 
 class _Stops(Optimisation):

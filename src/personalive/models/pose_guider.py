@@ -33,7 +33,12 @@ class PoseGuider(nn.Module):
         for block in self.blocks:
             x = F.silu(block(x))
         features: Tensor = self.conv_out_modify(x)
-        return features + self.position if self.config.position else features
+        if not self.config.position:
+            return features
+        places = self.position[None]
+        if features.shape[-2:] != places.shape[-2:]:  # another picture size than the model's own
+            places = F.interpolate(places, size=features.shape[-2:], mode="bilinear", align_corners=False)
+        return features + places
 
 
 def _places(channels: int, side: int) -> Tensor:

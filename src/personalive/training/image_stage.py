@@ -22,7 +22,7 @@ from personalive.models.autoencoder import Autoencoder
 from personalive.streaming.schedule import Schedule
 from personalive.training.clips import Corpus, Pairs, draw_pairs
 from personalive.training.loop import load_modules
-from personalive.training.losses import charbonnier, pixel_loss, region_weights
+from personalive.training.losses import channel_weights, charbonnier, pixel_loss, region_weights
 from personalive.training.prepared import Denoiser, Prepared, flatten_head, load_frozen, prepare, self_driving
 from personalive.training.recipe import ImageRecipe, RolloutRecipe
 from personalive.training.sheet import strip
@@ -47,7 +47,7 @@ class Batch:
         self.truth = data.corpus.images[rows, driving]
 
     def weights(self) -> Tensor:
-        """Loss weights of the latent cells: (B, F, 1, h, w)."""
+        """Loss weights of the latent cells by region: (B, F, 1, h, w)."""
         cells = region_weights(self.landmarks.flatten(0, 1), self.target.shape[-1], detail=2.5)
         return cells.view(*self.target.shape[:2], *cells.shape[1:])
 
@@ -72,6 +72,8 @@ class DenoiserStage:
         self.train = prepare(config, frozen, train, folder / "prepared.train.safetensors")
         self.held_out = prepare(config, frozen, held_out, folder / "prepared.test.safetensors")
         self.schedule = Schedule(config.stream)
+        some = self.train.latents[:: max(1, train.people // 12), 0].float()
+        self.channels = channel_weights(frozen.autoencoder.decode_signed, some)
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Both UNets, the pose guider and the image encoder."""
@@ -183,7 +185,7 @@ class ImageStage(DenoiserStage):
         sample = self.schedule.add_noise(batch.target, torch.randn_like(batch.target), timesteps)
         clean = self.to_clean(batch, sample, timesteps)
         trust = (1 / (1 - self.schedule.alphas_cumprod()[timesteps])).clamp(max=2.5)[..., None, None, None]
-        error = (clean - batch.target).square() * batch.weights()
+        error = (clean - batch.target).square() * batch.weights() * self.channels
         highest = levels == len(self.config.stream.timesteps) - 1
         return {"loss": (error * trust).mean(), "highest": error[highest].mean() if highest.any() else error.mean()}
 
@@ -206,7 +208,7 @@ class RolloutStage(DenoiserStage):
         steps = rng.choice(range(self.config.stream.levels))
         sample = self.roll_out(batch, steps)
         clean = self.to_clean(batch, sample, self.level(batch, -1 - steps))
-        latent = (charbonnier(clean - batch.target) * batch.weights()).mean()
+        latent = (charbonnier(clean - batch.target) * batch.weights() * self.channels).mean()
         if self.recipe.pixel_weight == 0:
             return {"loss": latent}
         pixels = self._face_loss(batch, clean, rng)

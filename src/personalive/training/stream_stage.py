@@ -23,7 +23,7 @@ from personalive.streaming.state import StreamState
 from personalive.training.clips import Corpus
 from personalive.training.image_stage import MODULES
 from personalive.training.loop import load_modules
-from personalive.training.losses import charbonnier, region_weights
+from personalive.training.losses import channel_weights, charbonnier, region_weights
 from personalive.training.prepared import Denoiser, Prepared, load_frozen, prepare
 from personalive.training.recipe import StreamRecipe
 from personalive.training.sheet import strip
@@ -50,6 +50,8 @@ class StreamStage:
         )
         self.train = prepare(config, frozen, train, folder / "prepared.train.safetensors")
         self.held_out = prepare(config, frozen, held_out, folder / "prepared.test.safetensors")
+        some = self.train.latents[:: max(1, train.people // 12), 0].float()
+        self.channels = channel_weights(frozen.autoencoder.decode_signed, some)
         self._pending: _Clip | None = None
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -78,7 +80,7 @@ class StreamStage:
         data, corpus = clip.data, clip.data.corpus
         target = data.latents[clip.person, clip.shown].float()
         weight = region_weights(corpus.landmarks[clip.person, clip.shown], target.shape[-1], detail=2.5)
-        return (charbonnier(latents[0] - target) * weight).mean()
+        return (charbonnier(latents[0] - target) * weight * self.channels).mean()
 
     def _begin(self, data: Prepared, person: int, seed: int) -> _Clip:
         return _Clip(self.networks, self.model, data, person, seed)

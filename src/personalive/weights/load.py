@@ -114,6 +114,7 @@ def save_networks(
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         save_file(tensors, temporary, metadata=metadata)
+        temporary.chmod(0o644)  # safetensors writes for the owner alone; a packaged checkpoint is for everybody
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"the checkpoint {path} cannot be written: {error}") from error
