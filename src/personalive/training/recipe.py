@@ -42,7 +42,7 @@ class Optimisation:
 class AutoencoderRecipe:
     """Image -> latents -> image. Joint at first, then the decoder alone on frozen latents."""
 
-    optimisation: Optimisation = field(default_factory=lambda: Optimisation(steps=3000, batch=4, rate=2e-3))
+    optimisation: Optimisation = field(default_factory=lambda: Optimisation(steps=2600, batch=4, rate=2e-3))
     joint: float = 0.4  # share of the steps in which the encoder learns too
     latent_noise: float = 0.08  # standard deviation added to unit-variance latents
     face_weight: float = 4.0  # extra weight of eyes and mouth
@@ -52,7 +52,7 @@ class AutoencoderRecipe:
 class MotionRecipe:
     """Motion extractor and motion encoder, supervised by the renderer's ground truth, heavily augmented."""
 
-    optimisation: Optimisation = field(default_factory=lambda: Optimisation(steps=6000, batch=32, rate=1.5e-3))
+    optimisation: Optimisation = field(default_factory=lambda: Optimisation(steps=3600, batch=32, rate=1.5e-3))
     expression_weight: float = 4.0
     keypoint_weight: float = 20.0
 
@@ -61,7 +61,7 @@ class MotionRecipe:
 class ImageRecipe:
     """Stage 1: the denoiser on single frames, each at one noise level of the schedule, true latents noised."""
 
-    optimisation: Optimisation = field(default_factory=lambda: Optimisation(steps=5000, batch=6, rate=1.2e-3))
+    optimisation: Optimisation = field(default_factory=lambda: Optimisation(steps=3000, batch=6, rate=1.5e-3))
     frames: int = 4  # driving frames that share a reference
     level_odds: tuple[float, ...] = (0.05, 0.3, 0.25, 0.4)  # cleanest level first
     same_pose: float = 0.6  # share of references whose driving frames differ in expression only
@@ -72,12 +72,12 @@ class RolloutRecipe:
     """Stage 2: 1..N steps of the short schedule from noise, gradient through the last, latent and pixel losses."""
 
     optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(steps=3000, batch=6, rate=6e-4, decay_from=0.3)
+        default_factory=lambda: Optimisation(steps=2000, batch=6, rate=8e-4, decay_from=0.6, ema=0.99)
     )
     frames: int = 4
     same_pose: float = 0.6
     pixel_weight: float = 1.0  # on decoded face crops
-    pixel_frames: int = 6  # how many of the batch's frames are decoded
+    pixel_frames: int = 4  # how many of the batch's frames are decoded
 
 
 @dataclass(frozen=True)
