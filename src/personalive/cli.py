@@ -41,6 +41,8 @@ app.add_typer(data_app, name="data")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script; ends in SystemExit. `arguments` default to the command line's."""
+    # Before torch is imported: threads that spin while they wait make a busy machine several times slower.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         app(args=None if arguments is None else list(arguments), prog_name="personalive")
