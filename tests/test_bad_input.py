@@ -294,6 +294,8 @@ def test_ctrl_c_while_it_works(place: Place) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "personalive", *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        # A test run in the background ignores Ctrl-C, and its children would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     with process:
         while len(os.listdir(place.out)) == 1:
