@@ -22,8 +22,16 @@ from personalive.models.autoencoder import Autoencoder
 from personalive.streaming.schedule import Schedule
 from personalive.training.clips import Corpus, Pairs, draw_pairs
 from personalive.training.loop import load_modules
-from personalive.training.losses import channel_weights, charbonnier, pixel_loss, region_weights
-from personalive.training.prepared import Denoiser, Prepared, flatten_head, load_frozen, prepare, self_driving
+from personalive.training.losses import charbonnier, pixel_loss, region_weights
+from personalive.training.prepared import (
+    Denoiser,
+    Prepared,
+    flatten_head,
+    latent_importance,
+    load_frozen,
+    prepare,
+    self_driving,
+)
 from personalive.training.recipe import ImageRecipe, RolloutRecipe
 from personalive.training.sheet import strip
 
@@ -72,8 +80,7 @@ class DenoiserStage:
         self.train = prepare(config, frozen, train, folder / "prepared.train.safetensors")
         self.held_out = prepare(config, frozen, held_out, folder / "prepared.test.safetensors")
         self.schedule = Schedule(config.stream)
-        some = self.train.latents[:: max(1, train.people // 12), 0].float()
-        self.channels = channel_weights(frozen.autoencoder.decode_signed, some)
+        self.channels = latent_importance(frozen, self.train)
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Both UNets, the pose guider and the image encoder."""

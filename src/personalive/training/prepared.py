@@ -29,6 +29,7 @@ from personalive.motion.keypoints import crop_faces, draw, face_box, pose_keypoi
 from personalive.training.autoencoder_stage import load_autoencoder
 from personalive.training.clips import Corpus
 from personalive.training.loop import load_modules
+from personalive.training.losses import channel_weights
 
 HEAD = ("keypoints", "angles", "translation", "scale")
 """Fields of HeadMotion, in its order."""
@@ -110,6 +111,12 @@ def _observe(config: ModelConfig, frozen: Frozen, corpus: Corpus) -> dict[str, T
         heads.append(found)
     parts = {name: torch.stack([getattr(head, name) for head in heads]).contiguous() for name in HEAD}
     return parts | {"latents": torch.stack(latents), "tokens": torch.stack(tokens)}
+
+
+def latent_importance(frozen: Frozen, data: Prepared) -> Tensor:
+    """Loss weights (C, 1, 1) of the latent channels, measured on the first frames of a dozen people."""
+    some = data.latents[:: max(1, data.corpus.people // 12), 0].float()
+    return channel_weights(frozen.autoencoder.decode_signed, some)
 
 
 class Denoiser(nn.Module):

@@ -23,8 +23,8 @@ from personalive.streaming.state import StreamState
 from personalive.training.clips import Corpus
 from personalive.training.image_stage import MODULES
 from personalive.training.loop import load_modules
-from personalive.training.losses import channel_weights, charbonnier, region_weights
-from personalive.training.prepared import Denoiser, Prepared, load_frozen, prepare
+from personalive.training.losses import charbonnier, region_weights
+from personalive.training.prepared import Denoiser, Prepared, latent_importance, load_frozen, prepare
 from personalive.training.recipe import StreamRecipe
 from personalive.training.sheet import strip
 
@@ -50,8 +50,7 @@ class StreamStage:
         )
         self.train = prepare(config, frozen, train, folder / "prepared.train.safetensors")
         self.held_out = prepare(config, frozen, held_out, folder / "prepared.test.safetensors")
-        some = self.train.latents[:: max(1, train.people // 12), 0].float()
-        self.channels = channel_weights(frozen.autoencoder.decode_signed, some)
+        self.channels = latent_importance(frozen, self.train)
         self._pending: _Clip | None = None
 
     def modules(self) -> Mapping[str, nn.Module]:
