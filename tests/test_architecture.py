@@ -21,7 +21,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("weights", "motion", "streaming"),
     ("acceleration", "animate", "pipeline"),
     ("rendering", "server", "training", "evaluation"),
-    ("reporting", "cli", "__main__"),
+    ("reporting", "commands", "cli", "__main__"),
 )
 # The public names, from wherever they come, lazily; and the version.
 EVERYWHERE = "__init__"

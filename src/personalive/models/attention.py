@@ -122,7 +122,7 @@ def attend_merged(query: Tensor, key: Tensor, value: Tensor, heads: int, shared:
     rows = query.view(shared.keys.shape[0], -1, query.shape[2])  # (N, n, W) -> (B, F * n, W)
     common, common_sum = _partial(split_heads(rows, heads), shared.keys, shared.values, shared.mask)
     weight = torch.sigmoid(own_sum.reshape(common_sum.shape) - common_sum)  # (B, F * n, heads), of the own part
-    merged = torch.lerp(common, own.reshape(common.shape), weight[..., None])  # (B, F * n, heads, d)
+    merged = torch.lerp(common, own.reshape(common.shape), weight[..., None].to(common.dtype))  # (B, F * n, heads, d)
     return merged.flatten(2).view_as(query)
 
 

@@ -1,0 +1,90 @@
+"""`personalive train`: one stage of a training run, or its export as a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from personalive.errors import ConfigError
+from personalive.reporting import reported, start_log
+from personalive.training.recipe import STAGES
+
+CONFIGS = ("mini", "toy")
+
+
+@reported
+def train_stage_or_export(
+    run: Annotated[Path, typer.Option(help="The folder for checkpoints, log and sample pictures.")],
+    stage: Annotated[str | None, typer.Option(help=f"One of {', '.join(STAGES)}, in this order.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The folder of rendered people (`personalive data render`).")
+    ] = None,
+    recipe: Annotated[Path | None, typer.Option(help="A TOML file with numbers that differ from the default.")] = None,
+    assign: Annotated[
+        list[str] | None, typer.Option("--set", help="A single number, e.g. image.optimisation.steps=100; repeatable.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume/--fresh", help="Go on from the last checkpoint, or begin anew.")
+    ] = True,
+    budget_minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes; resume later.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the batches and the first weights.")] = 0,
+    config: Annotated[str, typer.Option(help=f"Sizes of the networks: {' or '.join(CONFIGS)}.")] = "mini",
+    export: Annotated[
+        Path | None, typer.Option(help="Write the run's networks as one checkpoint here (after training, if any).")
+    ] = None,
+    note: Annotated[str, typer.Option(help="What `personalive info` will say about the exported checkpoint.")] = "",
+) -> None:
+    """Train a stage of a model, or export a checkpoint.
+
+    Ctrl-C saves a checkpoint and ends; the same command goes on from there.
+    """
+    _check_training(stage, data, export, config)
+    start_log(logging.INFO, "%(asctime)s %(message)s")
+    import torch
+
+    from personalive import config as configs
+    from personalive.training.loop import RunOptions
+    from personalive.training.recipe import load_recipe
+    from personalive.training.run import assemble, train_stage
+
+    sizes = {"mini": configs.MINI, "toy": configs.TOY}[config]
+    numbers = load_recipe(recipe, dict(_assignment(text) for text in assign or []))
+    if threads is not None:
+        torch.set_num_threads(max(1, threads))
+    if stage is not None and data is not None:
+        options = RunOptions(run, budget_minutes=budget_minutes, resume=resume, seed=seed)
+        figures = train_stage(stage, sizes, numbers, data, options)
+        typer.echo(f"{run / stage}.safetensors: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+    if export is not None:
+        from personalive.weights.load import save_networks
+
+        save_networks(assemble(sizes, run), export, description=note)
+        typer.echo(f"{export}: {export.stat().st_size / 1e6:.1f} MB")
+
+
+def _check_training(stage: str | None, data: Path | None, export: Path | None, config: str) -> None:
+    """Raises ConfigError for options that do not go together."""
+    if stage is None and export is None:
+        raise ConfigError("nothing to do; give --stage to train, --export to write a checkpoint, or both")
+    if stage is not None and stage not in STAGES:
+        raise ConfigError(f"there is no stage {stage!r}; choose one of {', '.join(STAGES)}")
+    if stage is not None and data is None:
+        raise ConfigError("--stage needs --data, the folder of rendered people; `personalive data render` makes one")
+    if config not in CONFIGS:
+        raise ConfigError(f"there is no config {config!r}; choose one of {', '.join(CONFIGS)}")
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    """ "a.b=1" -> ("a.b", 1). Values are JSON, or else text. Raises ConfigError without an equals sign."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {text}: write it as name=value, e.g. image.optimisation.steps=100")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
