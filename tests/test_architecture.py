@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("media",),
     ("models",),
     ("weights", "motion", "streaming"),
-    ("acceleration", "animate", "pipeline"),
+    ("acceleration", "animate", "stream", "pipeline"),
     ("rendering", "server", "training", "evaluation"),
     ("reporting", "commands", "cli", "__main__"),
 )

@@ -124,6 +124,48 @@ def test_gains_change_from_the_next_chunk_on() -> None:
     assert not np.array_equal(a, animate(model.start(picture(1)), frames, 16))
 
 
+def test_streams_step_together_as_they_would_alone(model: PersonaLive) -> None:
+    """One in its lead-in, one that never saw a face, one with a fresh portrait: one batch."""
+    frames, seeds = pictures(24), range(3)
+    alone, together = ([model.start(picture(i), seed=i) for i in seeds] for _ in range(2))
+    for streams in (alone, together):
+        streams[0].push(frames[:16])
+        streams[2].push(frames[:20])
+        streams[2].set_portrait(picture(9))
+    expected = [alone[0].push(frames[4:8]), alone[1].hold(4), alone[2].push(frames[:4])]
+    for i in range(4):
+        together[0].feed(frames[4 + i])
+        together[1].feed(None)
+        together[2].feed(frames[i])
+    painted = model.step(together)
+    assert [len(part) for part in painted] == [4, 0, 4]
+    for ours, theirs in zip(painted, expected, strict=True):
+        assert ours.shape == theirs.shape
+        assert np.abs(ours.astype(int) - theirs.astype(int)).max(initial=0) <= 1
+    assert [stream.frames_out for stream in together] == [stream.frames_out for stream in alone]
+
+
+def test_only_ready_streams_of_one_model_step_together(model: PersonaLive) -> None:
+    ready, half = model.start(picture(1)), model.start(picture(1))
+    for stream, count in ((ready, 4), (half, 3)):
+        for frame in pictures(count):
+            stream.feed(frame)
+    with pytest.raises(ValueError, match="ready and of one model"):
+        model.step([ready, half])
+    with pytest.raises(ValueError, match="step before feeding"):
+        ready.feed(None)
+
+
+def test_recalibrated_movement_counts_from_the_next_frame() -> None:
+    model = PersonaLive(toy_networks(keypoints__soft=True))
+    frames = pictures(8)
+    plain, calibrated = model.start(picture(1)), model.start(picture(1))
+    for stream in (plain, calibrated):
+        stream.push(frames[:4])
+    calibrated.recalibrate()
+    assert not np.array_equal(animate(plain, frames[4:], 4), animate(calibrated, frames[4:], 4))
+
+
 @pytest.mark.parametrize(
     "frames",
     [

@@ -39,15 +39,17 @@ class MotionGains:
 
     `rotation` scales how far the angles have turned since the first driving frame, which itself is followed as it is
     (1, the published value, is plain absolute rotation). `translation` and `scale` do the same for the head's
-    place and size, which start at the reference's. Range 0..2 each; ConfigError otherwise.
+    place and size, which start at the reference's. `expression` scales how far the motion tokens are from the
+    reference's own. Range 0..2 each; ConfigError otherwise.
     """
 
     rotation: float = 1.0
     translation: float = 0.5
     scale: float = 0.0
+    expression: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("rotation", "translation", "scale"):
+        for name in ("rotation", "translation", "scale", "expression"):
             value = getattr(self, name)
             if not 0.0 <= value <= 2.0:
                 raise ConfigError(f"the {name} gain is {value}; choose a number from 0 to 2")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from personalive.config import ModelConfig
@@ -85,8 +86,12 @@ def drive(
     gains: MotionGains | None = None,
 ) -> MotionSignals:
     """Signals (1, F, ...) that move the reference as F driving frames move, from where the `first` one (1, ...) was."""
-    target = _retarget(networks, reference, first, frames, gains)
-    return MotionSignals(frames.motion[None], pose_features(networks, target)[None])
+    gains = MotionGains.of(networks.config.stream) if gains is None else gains
+    target = _retarget(reference, first, frames, gains)
+    motion = torch.lerp(
+        reference.motion.expand_as(frames.motion), frames.motion, gains.expression
+    )  # at 1 exactly theirs
+    return MotionSignals(motion[None], pose_features(networks, target)[None])
 
 
 def lead_in(
@@ -105,7 +110,8 @@ def lead_in(
     config = networks.config.stream
     steps = config.lead_in_frames
     end = first if target is None else target
-    end_head, end_motion = _retarget(networks, reference, first, end, gains), end.motion
+    gains = MotionGains.of(networks.config.stream) if gains is None else gains
+    end_head, end_motion = _retarget(reference, first, end, gains), _expressed(reference, end, gains)
     if not config.motion_interpolated_start:
         end_head, end_motion = reference.head, reference.motion
     weights = heads.lead_in_weights(steps, reference.motion)[:, None, None]  # (L, 1, 1)
@@ -133,13 +139,15 @@ def encode_reference(networks: Networks, picture: Pixels | PreparedPicture) -> t
     return ReferenceFeatures(latents, token, networks.denoising_unet.project(features)), observation
 
 
-def _retarget(
-    networks: Networks, reference: Observation, first: Observation, frames: Observation, gains: MotionGains | None
-) -> HeadMotion:
-    gains = MotionGains.of(networks.config.stream) if gains is None else gains
+def _retarget(reference: Observation, first: Observation, frames: Observation, gains: MotionGains) -> HeadMotion:
     return heads.retarget(
         reference.head, first.head, frames.head, gains.translation, gains.scale, rotation_gain=gains.rotation
     )
+
+
+def _expressed(reference: Observation, frames: Observation, gains: MotionGains) -> Tensor:
+    """Motion tokens (F, T, D) at the expression gain; at 1 the driver's to the last bit."""
+    return torch.lerp(reference.motion.expand_as(frames.motion), frames.motion, gains.expression)
 
 
 def _for_network(images: Tensor, network: nn.Module) -> Tensor:

@@ -1,0 +1,221 @@
+"""One session of a model: driving frames in, animated frames out, a chunk at a time; and many of them at once.
+
+A stream collects frames (`feed`) until a chunk is full (`ready`); `step_together` then takes every ready stream one
+chunk further, all in one batch. `Stream.push` is the same for one stream alone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from personalive.contracts import MotionSignals, Networks
+from personalive.errors import InputError
+from personalive.media.frames import Pixels, resize_tensor, to_uint8, to_unit
+from personalive.motion import signals
+from personalive.motion.keypoints import MotionGains
+from personalive.motion.signals import Observation
+from personalive.motion.smoothing import Smoother
+from personalive.streaming import engine
+from personalive.streaming import state as states
+from personalive.streaming.state import StreamState, map_tensors
+
+
+class Stream:
+    """One portrait, driven frame by frame. Not for use by two threads at once.
+
+    Frames come out in chunks of `chunk_frames`, in order, the i-th for the i-th of `frames_in` that went in, when at
+    most `delay_frames` more have followed it. `gains` may be replaced at any time, and `smoothing` (0 none, 1 most: see
+    `Smoother`); they count from the next chunk on.
+    """
+
+    def __init__(self, networks: Networks, portrait: Pixels, seed: int = 0, gains: MotionGains | None = None) -> None:
+        self.gains = MotionGains.of(networks.config.stream) if gains is None else gains
+        self.smoothing = 0.0
+        self.chunk_frames = networks.config.stream.chunk_frames
+        self.delay_frames = networks.config.stream.window_frames - 1
+        self.frames_in = 0
+        self.frames_out = 0
+        self._networks = networks
+        self._seed = seed
+        self._state: StreamState | None = None
+        self._first: Observation | None = None  # the first driving frame: movement counts from there
+        self._last: Tensor | None = None  # the latest driving frame, what `hold` repeats
+        self._waiting: list[Tensor | None] = []  # less than a chunk; None: held before any frame came
+        self._inside: deque[Observation | None] = deque(maxlen=networks.config.stream.levels - 1)  # not yet clean
+        self._chunks = 0
+        self._smoother = Smoother()
+        self._flushed = False
+        self.set_portrait(portrait)
+
+    @property
+    def ready(self) -> bool:
+        """A chunk is full: the stream wants a step before it takes more frames."""
+        return len(self._waiting) == self.chunk_frames
+
+    @torch.inference_mode()
+    def set_portrait(self, portrait: Pixels) -> None:
+        """Animate another square picture (H, H, 3) from the next chunk on, without a gap in the stream.
+
+        The frames still inside the window are then painted anew, so that chunk costs `levels` steps instead of one.
+        """
+        _require_square(portrait, "the portrait", dimensions=3)
+        self._reference, self._portrait = signals.encode_reference(self._networks, portrait)
+        self._state = None
+
+    def recalibrate(self) -> None:
+        """The driver's pose in the next frame becomes the neutral one, from which movement counts."""
+        self._first = None
+
+    @torch.inference_mode()
+    def feed(self, frame: Pixels | None) -> None:
+        """One driving frame (H, H, 3), framed on the face, and no step yet. Raises InputError for other pixels.
+
+        None is a frame without a face: the last motion goes on (before the first frame, the portrait rests).
+        """
+        if self._flushed:
+            raise InputError("this stream was flushed and has ended; start another one")
+        if self.ready:
+            raise ValueError("a chunk is full: step before feeding more")
+        if frame is not None:
+            _require_square(frame, "a driving frame", dimensions=3)
+            # Frame by frame and at the model's size, so that grouping cannot change a bit.
+            self._last = resize_tensor(to_unit(frame), self._networks.config.image_size)
+        self.frames_in += 1
+        self._waiting.append(self._last)
+
+    def push(self, frames: Pixels) -> Pixels:
+        """Driving frames (F, H, H, 3), framed on the face, F >= 0 -> the animated frames (n, S, S, 3) ready by now.
+
+        n is 0 or a multiple of `chunk_frames`. Raises InputError for pixels of another kind.
+        """
+        _require_square(frames, "a driving frame", dimensions=4)
+        return self._take(frames)
+
+    def hold(self, count: int = 1) -> Pixels:
+        """`count` frames without a face: the last motion goes on (before the first frame, the portrait rests)."""
+        return self._take([None] * count)
+
+    def flush(self) -> Pixels:
+        """The frames still missing, so that as many have come out as went in; the end of this stream."""
+        frames_in, missing = self.frames_in, self.frames_in - self.frames_out
+        padding = -len(self._waiting) % self.chunk_frames + self._networks.config.stream.lead_in_frames
+        painted = self.hold(padding if missing else 0)[:missing]
+        self.frames_in, self.frames_out, self._flushed = frames_in, frames_in, True
+        return painted
+
+    def _take(self, frames: Iterable[Pixels | None]) -> Pixels:
+        side = self._networks.config.image_size
+        painted = [np.zeros((0, side, side, 3), dtype=np.uint8)]
+        for frame in frames:
+            self.feed(frame)
+            if self.ready:
+                painted += step_together([self])
+        return np.concatenate(painted)
+
+    def _see(self, seen: Observation | None) -> Observation:
+        """What drives the waiting chunk, now taken: what was seen of it, or None, when no driving frame ever came."""
+        self._waiting = []
+        if seen is not None:
+            seen = self._smoother.smooth(seen, self.smoothing)
+            if self._first is None:
+                self._first = seen[0:1]
+        motion = self._motion_of(seen)
+        if self._state is None:
+            self._open_window(motion)
+        self._inside.append(seen)
+        self._chunks += 1
+        return motion
+
+    def _open_window(self, motion: Observation) -> None:
+        """A new window, for this portrait; whatever was inside the old one (at first nothing) is painted again."""
+        replayed = [self._motion_of(chunk) for chunk in self._inside]
+        target = [*replayed, motion][0][0:1]
+        lead_in = signals.lead_in(self._networks, self._portrait, self._origin, self.gains, target)
+        own = self._portrait.motion
+        self._state = engine.start(self._networks, self._reference, lead_in, self._seed, reference_motion=own)
+        for earlier in replayed:
+            self._state, _ = engine.step(self._networks, self._state, self._signals(earlier))
+
+    def _signals(self, motion: Observation) -> MotionSignals:
+        return signals.drive(self._networks, self._portrait, self._origin, motion, self.gains)
+
+    @property
+    def _origin(self) -> Observation:
+        """Where the driver's movement counts from."""
+        return self._portrait if self._first is None else self._first
+
+    def _motion_of(self, chunk: Observation | None) -> Observation:
+        """A chunk in which nobody was ever seen is driven by the portrait itself."""
+        return self._portrait.still(self.chunk_frames) if chunk is None else chunk
+
+
+@torch.inference_mode()
+def step_together(streams: Sequence[Stream]) -> list[Pixels]:
+    """Takes streams of one model, each `ready`, a chunk further in one batch -> each one's new frames (n, S, S, 3).
+
+    n is `chunk_frames`, or 0 in a stream's lead-in. In a batch a stream's frames are what they would be alone, up to
+    rounding. Raises ValueError for a stream that is not ready or of another model.
+    """
+    networks = streams[0]._networks
+    if any(stream._networks is not networks or not stream.ready for stream in streams):
+        raise ValueError("streams that step together are ready and of one model")
+    motions = [stream._see(seen) for stream, seen in zip(streams, _observe(networks, streams), strict=True)]
+    driving = map_tensors(_side_by_side, *(stream._signals(m) for stream, m in zip(streams, motions, strict=True)))
+    state = map_tensors(_side_by_side, *(_window(stream) for stream in streams))
+    state, latents = engine.step(networks, state, driving)  # latents (B, M, C, h, w)
+    for stream, own in zip(streams, states.split(state) if len(streams) > 1 else [state], strict=True):
+        stream._state = own
+    return _decode(networks, streams, latents)
+
+
+def _observe(networks: Networks, streams: Sequence[Stream]) -> list[Observation | None]:
+    """What the motion networks see in the waiting chunks; None for a stream that no driving frame ever reached."""
+    chunks = []
+    for stream in streams:
+        earliest = next((frame for frame in stream._waiting if frame is not None), None)
+        chunks.append([] if earliest is None else [earliest if f is None else f for f in stream._waiting])
+    images = [frame for chunk in chunks for frame in chunk]
+    if not images:
+        return [None] * len(streams)
+    seen = signals.observe(networks, torch.cat(images))  # (sum of M, 3, S, S)
+    ends = list(accumulate(len(chunk) for chunk in chunks))
+    return [seen[end - len(chunk) : end] if chunk else None for chunk, end in zip(chunks, ends, strict=True)]
+
+
+def _decode(networks: Networks, streams: Sequence[Stream], latents: Tensor) -> list[Pixels]:
+    """The pictures of latents (B, M, C, h, w) for the streams that are past their lead-in."""
+    side, levels = networks.config.image_size, networks.config.stream.levels
+    shown = [index for index, stream in enumerate(streams) if stream._chunks >= levels]
+    painted = [np.zeros((0, side, side, 3), dtype=np.uint8)] * len(streams)
+    if shown:
+        chosen = latents[shown].to(streams[0]._reference.latents.dtype)
+        frames = to_uint8(networks.autoencoder.decode(chosen.flatten(0, 1)))  # (B * M, S, S, 3)
+        for index, chunk in zip(shown, np.split(frames, len(shown)), strict=True):
+            painted[index] = chunk
+            streams[index].frames_out += len(chunk)
+    return painted
+
+
+def _window(stream: Stream) -> StreamState:
+    assert stream._state is not None  # `_see` opened it
+    return stream._state
+
+
+def _side_by_side(*parts: Tensor) -> Tensor:
+    """Sessions' tensors as one batch; a single one without a copy."""
+    return torch.cat(parts) if len(parts) > 1 else parts[0]
+
+
+def _require_square(pixels: Pixels, what: str, dimensions: int) -> None:
+    """InputError unless the pixels are uint8 RGB pictures of equal sides, (H, H, 3) or (F, H, H, 3)."""
+    shape = pixels.shape
+    if pixels.dtype != np.uint8 or pixels.ndim != dimensions or shape[-1] != 3:
+        raise InputError(f"{what} must be uint8 RGB, not {pixels.dtype} of shape {shape}")
+    if shape[-3] != shape[-2] or shape[-2] == 0:
+        raise InputError(f"{what} must be square and not empty, not {shape[-2]}x{shape[-3]}; crop it first")
