@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import tracemalloc
 from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
@@ -11,6 +13,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from personalive import animate as job_module
@@ -23,8 +26,8 @@ from personalive.media.video_writer import AI_COMMENT, VideoWriter
 from personalive.motion.face_crop import SteadyConfig, SteadyCrop
 from personalive.motion.keypoints import MotionGains
 from personalive.pipeline import PersonaLive
-from test_video import hear, make_video
 from toy import picture, toy_networks
+from toy_video import hear, make_video
 
 SIDE = 32  # of the toy model
 
@@ -108,6 +111,28 @@ def test_offline_gives_what_the_stream_gives(
     frames = np.stack([resize_picture(frame.pixels, SIDE) for frame in frames_of(driving)])
     live = np.concatenate([stream.push(frames[:4]), stream.push(frames[4:]), stream.flush()])
     assert np.array_equal(np.stack(written), live)
+
+
+def test_what_is_held_does_not_grow_with_the_clip(
+    model: PersonaLive, portrait: Path, tmp_path: Path, out: Path
+) -> None:
+    """Tensors to the byte, all else (frames, queues, lists) to less than a tenth of the frames that went by."""
+    job = prepare(portrait, driver(tmp_path / "driver.mp4", 205), out / "a.mp4", AnimateOptions(crop="none"))
+    held: dict[int, tuple[int, int]] = {}
+
+    def look(written: int, _total: int | None) -> None:
+        if written in (20, 180):
+            gc.collect()
+            bytes_of = (t.numel() * t.element_size() for t in gc.get_objects() if type(t) is torch.Tensor)
+            held[written] = sum(bytes_of), tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        animate(model, job, look)
+    finally:
+        tracemalloc.stop()
+    assert held[180][0] == held[20][0]
+    assert held[180][1] - held[20][1] < 16 * SIDE * SIDE * 3
 
 
 def keeping(write: Callable[..., None], kept: list[Pixels]) -> Callable[..., None]:

@@ -24,8 +24,8 @@ from safetensors.torch import load_file, save_file
 from command import Command, save_portrait, save_toy
 from personalive.config import TOY, override, to_json
 from personalive.media.frames import Pixels
-from test_video import make_video
 from toy import picture, toy_networks
+from toy_video import make_video
 
 
 class Place:

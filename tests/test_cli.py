@@ -22,8 +22,8 @@ from personalive.reporting import DEBUG_VARIABLE, progress_bar
 from personalive.training import run as training
 from personalive.weights import load
 from personalive.weights.describe import describe_checkpoint
-from test_video import make_video
 from toy import picture, toy_networks
+from toy_video import make_video
 
 HEAVY = ("torch", "diffusers", "transformers", "cv2", "av", "numpy", "PIL", "rich")
 

@@ -13,7 +13,7 @@ from personalive.errors import InputError
 from personalive.media.completeness import check_complete
 from personalive.media.frames import Pixels
 from personalive.media.video import probe
-from test_video import make_video
+from toy_video import make_video
 
 FASTSTART = {"movflags": "faststart"}
 FRAGMENTS = {"movflags": "frag_keyframe+empty_moov"}

@@ -35,7 +35,7 @@ def random_head(seed: int, *lead: int) -> HeadMotion:
 
 
 def frames(head: HeadMotion, chosen: slice) -> HeadMotion:
-    return HeadMotion(head.keypoints[chosen], head.angles[chosen], head.translation[chosen], head.scale[chosen])
+    return head.map(lambda part: part[chosen])
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import errno
 import logging
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -117,23 +118,19 @@ class VideoWriter:
         self._sink: _Sink | None = None
         self.frames = 0
         """Frames written so far."""
+        with self._discarded_on_failure():
+            self._sink = self._open(width, height, time_base or Fraction(1, 90000), audio_from, crf, comment)
+
+    def _open(
+        self, width: int, height: int, time_base: Fraction, audio_from: str | Path | None, crf: int, comment: str
+    ) -> _Sink:
         kind = self._path.suffix.lower()
-        try:
-            if kind == ".mp4":
-                sound = None if audio_from is None else Path(audio_from)
-                self._sink = Mp4Sink(
-                    self._temporary, width, height, self._rate, time_base or Fraction(1, 90000), sound, crf, comment
-                )
-            else:
-                if audio_from is not None:
-                    logger.info("%s files hold no sound", kind)
-                self._sink = (GifSink if kind == ".gif" else WebpSink)(self._temporary, width, height, comment)
-        except (FFmpegError, OSError) as error:
-            self._discard()
-            raise _output_error(self._path, error) from error
-        except BaseException:
-            self._discard()
-            raise
+        if kind == ".mp4":
+            sound = None if audio_from is None else Path(audio_from)
+            return Mp4Sink(self._temporary, width, height, self._rate, time_base, sound, crf, comment)
+        if audio_from is not None:
+            logger.info("%s files hold no sound", kind)
+        return (GifSink if kind == ".gif" else WebpSink)(self._temporary, width, height, comment)
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -152,18 +149,15 @@ class VideoWriter:
             raise ValueError(f"a uint8 frame {(*self._size, 3)} is expected, not {pixels.dtype} {pixels.shape}")
         if self._sink is None:
             raise ValueError("this video is finished")
-        try:
+        with self._discarded_on_failure():
             self._sink.write(pixels, float(self.frames / self._rate) if time is None else time)
-        except (FFmpegError, OSError) as error:
-            self._discard()
-            raise _output_error(self._path, error) from error
         self.frames += 1
 
     def finish(self) -> None:
         """Completes the file and gives it its name. Called by `with`."""
         if self._sink is None:
             return
-        try:
+        with self._discarded_on_failure():
             if self.frames == 0:
                 raise OutputError(f"{self._path}: there is no frame to write")
             self._sink.finish()
@@ -171,11 +165,16 @@ class VideoWriter:
             with self._temporary.open("rb") as file:
                 os.fsync(file.fileno())  # a disk that fills up late says so here
             self._temporary.replace(self._path)
-        except (FFmpegError, OSError) as error:
+
+    @contextmanager
+    def _discarded_on_failure(self) -> Iterator[None]:
+        """On any exception the unfinished file goes; what the disk or the encoder says becomes an OutputError."""
+        try:
+            yield
+        except BaseException as error:
             self._discard()
-            raise _output_error(self._path, error) from error
-        except BaseException:
-            self._discard()
+            if isinstance(error, (FFmpegError, OSError)):
+                raise _output_error(self._path, error) from error
             raise
 
     def _discard(self) -> None:

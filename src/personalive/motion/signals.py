@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -23,18 +24,14 @@ class Observation:
 
     def __getitem__(self, frames: slice) -> Observation:
         """The observation of some of the frames."""
-        head = self.head
-        parts = (head.keypoints[frames], head.angles[frames], head.translation[frames], head.scale[frames])
-        return Observation(HeadMotion(*parts), self.motion[frames])
+        return self._map(lambda part: part[frames])
 
     def still(self, frames: int) -> Observation:
         """One frame's observation (F = 1) as if it had been seen in `frames` frames."""
-        head = self.head
-        parts = (head.keypoints, head.angles, head.translation, head.scale)
-        return Observation(
-            HeadMotion(*(part.expand(frames, *part.shape[1:]) for part in parts)),
-            self.motion.expand(frames, *self.motion.shape[1:]),
-        )
+        return self._map(lambda part: part.expand(frames, *part.shape[1:]))
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Observation:
+        return Observation(self.head.map(function), function(self.motion))
 
 
 @dataclass(frozen=True)
