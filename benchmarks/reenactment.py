@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from personalive.data.shards import read_shards
 from personalive.evaluation.reenactment import Reenacted, reenact, table
 from personalive.pipeline import PersonaLive
-from personalive.rendering.shards import read_shards
 
 
 def sheet(results: list[Reenacted], people: int = 8, frames: int = 4) -> Image.Image:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+from pathlib import Path
+
 
 class PersonaLiveError(Exception):
     """Root of every error that the user can mend. `str(error)` is one line."""
@@ -25,3 +28,16 @@ class ConfigError(PersonaLiveError):
 
 class WeightsError(PersonaLiveError):
     """A checkpoint that is missing, foreign, of the wrong size, or that holds code instead of tensors."""
+
+
+def output_error(path: Path, error: Exception) -> OutputError:
+    """What the user can do about a failure to write."""
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return OutputError(f"{path} cannot be written: the disk is full; free some space or write elsewhere")
+    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return OutputError(f"{path} cannot be written: no permission for {path.parent}; write elsewhere")
+    if number == errno.ENAMETOOLONG:
+        return OutputError(f"{path.name[:40]}... is too long a name; choose a shorter one")
+    reason = getattr(error, "strerror", None) or str(error)
+    return OutputError(f"{path} cannot be written: {reason}; try another name or folder")

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from personalive.data.landmarks import landmarks_of
+from personalive.data.shards import PersonRecord
 from personalive.evaluation import metrics
 from personalive.media.frames import Pixels, resize_to, to_signed, to_unit
 from personalive.pipeline import PersonaLive
-from personalive.rendering.shards import PersonRecord
 
 CHANNELS = ("output", "copy", "autoencoder")
 """The product's output, and the two yardsticks."""
@@ -27,7 +28,7 @@ CHANNELS = ("output", "copy", "autoencoder")
 class Reenacted:
     """One person's clip: truth and outputs (F, H, W, 3) uint8, and the measures per name and channel, means over F."""
 
-    seed: int
+    name: str
     truth: Pixels
     output: Pixels
     figures: dict[str, dict[str, float]]
@@ -40,7 +41,7 @@ def reenact(model: PersonaLive, people: Iterable[PersonRecord], seed: int = 0) -
         output = np.concatenate([stream.push(person.images), stream.flush()])[1:]
         truth = person.images[1:]
         figures = _measure(model, person, truth, output)
-        yield Reenacted(person.seed, truth, output, figures)
+        yield Reenacted(person.name, truth, output, figures)
 
 
 @torch.inference_mode()
@@ -50,7 +51,7 @@ def _measure(model: PersonaLive, person: PersonRecord, truth: Pixels, output: Pi
     copy = resize_to(resize_to(person.images[0], side, side), truth.shape[1], truth.shape[2])
     rebuilt = model.networks.autoencoder.decode(model.networks.autoencoder.encode(to_signed(truth)))
     channels = {"output": to_unit(output), "copy": to_unit(copy).expand_as(wanted), "autoencoder": rebuilt}
-    landmarks = torch.from_numpy(person.landmarks[1:])
+    landmarks = torch.from_numpy(landmarks_of(person)[1:])
     return {name: _figures(picture, wanted, landmarks) for name, picture in channels.items()}
 
 

@@ -6,7 +6,6 @@ full disk or Ctrl-C leaves nothing behind and an older file as it was.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import uuid
@@ -20,7 +19,7 @@ from typing import Protocol
 import numpy as np
 from av.error import FFmpegError
 
-from personalive.errors import OutputError
+from personalive.errors import OutputError, output_error
 from personalive.media.animation import GifSink, WebpSink
 from personalive.media.frames import Pixels
 from personalive.media.mp4 import Mp4Sink
@@ -70,7 +69,7 @@ def check_output(path: str | Path, overwrite: bool = True, inputs: Iterable[str 
         probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
-        raise _output_error(path, error) from error
+        raise output_error(path, error) from error
     return path
 
 
@@ -174,7 +173,7 @@ class VideoWriter:
         except BaseException as error:
             self._discard()
             if isinstance(error, (FFmpegError, OSError)):
-                raise _output_error(self._path, error) from error
+                raise output_error(self._path, error) from error
             raise
 
     def _discard(self) -> None:
@@ -192,16 +191,3 @@ class VideoWriter:
 def _temporary(path: Path) -> Path:
     """A hidden, short, unused name in the folder of `path`, so that renaming stays on one file system."""
     return path.parent / f".personalive-{uuid.uuid4().hex[:12]}.part"
-
-
-def _output_error(path: Path, error: Exception) -> OutputError:
-    """What the user can do about a failure to write."""
-    number = getattr(error, "errno", None)
-    if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return OutputError(f"{path} cannot be written: the disk is full; free some space or write elsewhere")
-    if number in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return OutputError(f"{path} cannot be written: no permission for {path.parent}; write elsewhere")
-    if number == errno.ENAMETOOLONG:
-        return OutputError(f"{path.name[:40]}... is too long a name; choose a shorter one")
-    reason = getattr(error, "strerror", None) or str(error)
-    return OutputError(f"{path} cannot be written: {reason}; try another name or folder")

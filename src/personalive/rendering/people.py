@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from personalive.data.shards import GroundTruth, PersonRecord, write_shard
 from personalive.errors import ConfigError
 from personalive.rendering.avatar import sample_person
 from personalive.rendering.face_model import FaceModel, FaceModelError, FloatArray, load_face_model
@@ -28,7 +29,6 @@ from personalive.rendering.ground_truth import (
 )
 from personalive.rendering.motion import EXPRESSIONS, contrasting_expressions, motion_clip, near_neutral, wide_pose
 from personalive.rendering.renderer import Renderer
-from personalive.rendering.shards import PersonRecord, write_shard
 
 Split = Literal["train", "test", "clip"]
 
@@ -110,19 +110,23 @@ def render_person(renderer: Renderer, seed: int, plan: Plan) -> PersonRecord:
         landmarks.append(moved)
         scale.append(fit.scale)
         translation.append(fit.translation)
+    name = f"{seed:08d}"
     return PersonRecord(
-        seed=seed,
+        name=name,
+        person=name,
         images=np.stack(images),
-        expression=plan.expression,
-        angles=np.array([pose.angles for pose in plan.poses], np.float32),
-        scale=np.array(scale, np.float32),
-        translation=np.array(translation, np.float32),
-        canonical=canonical,
-        keypoints=np.array(keypoints, np.float32),
-        landmarks=np.array(landmarks, np.float32),
         face_box=np.stack([face_box(points) for points in landmarks]),
         group=np.array(plan.group, np.int32),
         kind=plan.kind,
+        truth=GroundTruth(
+            expression=plan.expression,
+            angles=np.array([pose.angles for pose in plan.poses], np.float32),
+            scale=np.array(scale, np.float32),
+            translation=np.array(translation, np.float32),
+            canonical=canonical,
+            keypoints=np.array(keypoints, np.float32),
+            landmarks=np.array(landmarks, np.float32),
+        ),
     )
 
 

@@ -1,10 +1,11 @@
-"""The training data in memory: rendered people with their ground truth, and how a batch is drawn from them."""
+"""The training data in memory: people with and without ground truth, and how a batch is drawn from them."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -12,17 +13,22 @@ import torch
 from torch import Tensor
 
 from personalive.contracts import HeadMotion
+from personalive.data.landmarks import landmarks_of
+from personalive.data.shards import PersonRecord, read_shards
+from personalive.data.stream import ShardStream
 from personalive.errors import InputError
-from personalive.rendering.shards import PersonRecord, read_shards
 
 
 @dataclass(frozen=True)
 class Corpus:
     """P people with F frames each, on the CPU. Coordinates are in [-1, 1], x right, y down.
 
-    images (P, F, 3, H, W) uint8; expression (P, F, 53); angles (P, F, 3) degrees; scale (P, F); translation (P, F, 2);
-    canonical (P, 21, 3); landmarks (P, F, 68, 2); group (P, F): frames of a person with one group id share the pose;
-    smooth (P, first, last): not stored: the last run of frames after the groups is a smooth clip, `clip_start` (P,).
+    images (P, F, 3, H, W) uint8; landmarks (P, F, 68, 2), estimated for real video (data/landmarks.py);
+    group (P, F): frames of a person with one group id share the pose;
+    clip_start (P,): the frames from there on are a smooth clip; names (P,): who each is, if known.
+
+    Ground truth, NaN for people of real video, whom `known` leaves out: expression (P, F, 53); angles (P, F, 3)
+    degrees; scale (P, F); translation (P, F, 2); canonical (P, 21, 3).
     """
 
     images: Tensor
@@ -34,6 +40,7 @@ class Corpus:
     landmarks: Tensor
     group: Tensor
     clip_start: Tensor
+    names: tuple[str, ...] = ()
 
     @property
     def people(self) -> int:
@@ -45,6 +52,22 @@ class Corpus:
         """Frames of each person."""
         return self.images.shape[1]
 
+    @property
+    def known(self) -> Tensor:
+        """(P,) bool: the people whose motion is known exactly."""
+        return ~self.scale.isnan().any(1)
+
+    def with_truth(self) -> Corpus:
+        """The people whose motion is known exactly, for stages that learn from it. Raises InputError for none."""
+        known = self.known
+        if bool(known.all()):
+            return self
+        if not bool(known.any()):
+            raise InputError("real video only: this stage learns from exact motion; add people of `data render`")
+        tensors = {f.name: getattr(self, f.name)[known] for f in fields(self) if f.name != "names"}
+        names = tuple(name for name, kept in zip(self.names, known.tolist(), strict=False) if kept)
+        return replace(self, **tensors, names=names)
+
     def head(self, person: Tensor, frame: Tensor) -> HeadMotion:
         """Ground truth of frames (N,) as the motion extractor should see them."""
         translation = torch.nn.functional.pad(self.translation[person, frame], (0, 1))  # (N, 2) -> (N, 3), z = 0
@@ -53,34 +76,82 @@ class Corpus:
         )
 
 
-def load_corpus(paths: Iterable[Path], limit: int | None = None) -> Corpus:
-    """All people of some shards. Raises InputError when there are none or their frame counts differ."""
-    people: list[PersonRecord] = []
-    for person in read_shards(list(paths)):
-        people.append(person)
-        if limit is not None and len(people) >= limit:
-            break
-    if not people:
-        raise InputError("no people in the shards: render some with `personalive data render`")
-    if len({len(person.images) for person in people}) > 1:
-        raise InputError("people of different frame counts in one corpus: use shards of one kind together")
+def load_corpus(paths: Iterable[Path], limit: int | None = None, size: int | None = None) -> Corpus:
+    """The first `limit` people of some shards, or all. Raises InputError like `corpus_of`."""
+    return corpus_of(list(islice(read_shards(list(paths)), limit)), size)
 
-    def stack(name: str, dtype: torch.dtype) -> Tensor:
-        return torch.from_numpy(np.stack([getattr(person, name) for person in people])).to(dtype)
+
+def stream_corpora(
+    paths: Iterable[Path],
+    count: int,
+    size: int | None = None,
+    *,
+    seed: int = 0,
+    rank: int = 0,
+    ranks: int = 1,
+    epochs: int | None = None,
+    skip: int = 0,
+) -> Iterator[Corpus]:
+    """Corpora of `count` people each, one after another, for data that does not fit in memory.
+
+    Without end unless `epochs` is given; a last rest of fewer people is left out. `rank` of `ranks` processes gets its
+    own share of the people; `skip` corpora are passed over, to go on where a run stopped. Raises InputError like
+    `corpus_of`.
+    """
+    people = iter(ShardStream(paths, seed=seed, rank=rank, ranks=ranks, epochs=epochs, skip=skip * count))
+    while len(chosen := list(islice(people, count))) == count:
+        yield corpus_of(chosen, size)
+
+
+def corpus_of(people: Sequence[PersonRecord], size: int | None = None) -> Corpus:
+    """Rendered people and people of real video together.
+
+    Raises InputError when there are none, or when their frame counts or picture sizes differ, from one another or
+    from the side `size` that is asked for.
+    """
+    if not people:
+        raise InputError("no people in the shards: make some with `personalive data render` or `data prepare`")
+    first = people[0]
+    for person in people:
+        side, frames = person.images.shape[1], len(person.images)
+        if side != (wanted := size or first.images.shape[1]):
+            raise InputError(
+                f"{person.name} has pictures of {side} pixels, not {wanted}: make its shard with that --size"
+            )
+        if frames != len(first.images):
+            raise InputError(
+                f"{first.name} has {len(first.images)} frames and {person.name} {frames}: use shards of one --frames "
+                "and one kind together"
+            )
+
+    def truth(name: str, *shape: int) -> Tensor:
+        unknown = np.full(shape, np.nan, np.float32)
+        return torch.from_numpy(np.stack([getattr(p.truth, name) if p.truth else unknown for p in people]))
 
     images = torch.from_numpy(np.stack([person.images for person in people]))  # (P, F, H, W, 3)
-    group = stack("group", torch.int64)
+    group = torch.from_numpy(np.stack([person.group for person in people])).to(torch.int64)
+    count = len(first.images)
     return Corpus(
         images=images.permute(0, 1, 4, 2, 3).contiguous(),
-        expression=stack("expression", torch.float32),
-        angles=stack("angles", torch.float32),
-        scale=stack("scale", torch.float32),
-        translation=stack("translation", torch.float32),
-        canonical=stack("canonical", torch.float32),
-        landmarks=stack("landmarks", torch.float32),
+        expression=truth("expression", count, 53),
+        angles=truth("angles", count, 3),
+        scale=truth("scale", count),
+        translation=truth("translation", count, 2),
+        canonical=truth("canonical", 21, 3),
+        landmarks=torch.from_numpy(np.stack([landmarks_of(person) for person in people])),
         group=group,
         clip_start=_clip_start(group),
+        names=tuple(person.person for person in people),
     )
+
+
+def check_apart(train: Corpus, held_out: Corpus) -> None:
+    """Raises InputError where somebody is in both: figures on such held-out people would mean nothing."""
+    both = sorted(set(train.names) & set(held_out.names))
+    if both:
+        raise InputError(
+            f"{len(both)} people are in the training and the test shards, {both[0]} first: keep them apart"
+        )
 
 
 def _clip_start(group: Tensor) -> Tensor:

@@ -43,11 +43,11 @@ class MotionStage:
 
     def __init__(self, config: ModelConfig, recipe: MotionRecipe, train: Corpus, held_out: Corpus) -> None:
         self.config, self.recipe, self.optimisation = config, recipe, recipe.optimisation
-        self.train, self.held_out = train, held_out
+        self.train, self.held_out = train.with_truth(), held_out.with_truth()
         self.extractor = MotionExtractor(config.motion_extractor).train()
         self.encoder = MotionEncoder(config.motion_encoder).train()
         width = config.motion_encoder.tokens * config.motion_encoder.token_dim
-        targets = self._targets(train, *self._every(train, 7))
+        targets = self._targets(self.train, *self._every(self.train, 7))
         self.expression_head = nn.Linear(width, targets.shape[1])
         self.mean, self.deviation = targets.mean(0), targets.std(0).clamp(min=0.02)
 
