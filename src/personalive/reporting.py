@@ -87,20 +87,20 @@ def _give_up_unexpectedly(error: Exception) -> NoReturn:
 
 
 @contextmanager
-def progress_bar(what: str) -> Iterator[Progress]:
-    """A bar with frames per second and the time left, on a terminal; nothing elsewhere."""
+def progress_bar(what: str, unit: str = "frames") -> Iterator[Progress]:
+    """A bar with frames (or another unit) per second and the time left, on a terminal; nothing elsewhere."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
     from rich.text import Text
 
     class Rate(ProgressColumn):
-        """Frames per second of the last half minute."""
+        """Units per second of the last half minute."""
 
         def render(self, task: Task) -> Text:
             """E.g. "12.3 frames/s"."""
             speed = task.finished_speed or task.speed
-            return Text(f"{speed:.1f} frames/s" if speed else "")
+            return Text(f"{speed:.1f} {unit}/s" if speed else "")
 
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())

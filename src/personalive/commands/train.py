@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import json
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from personalive.errors import ConfigError
-from personalive.reporting import reported, start_log
+from personalive.reporting import progress_bar, reported, start_log
 from personalive.training.recipe import STAGES
 
-CONFIGS = ("mini", "toy")
+if TYPE_CHECKING:
+    from personalive.config import ModelConfig
+    from personalive.contracts import Networks
+
+CONFIGS = ("mini", "official", "toy")
 
 
 @reported
@@ -31,9 +38,21 @@ def train_stage_or_export(
         bool, typer.Option("--resume/--fresh", help="Go on from the last checkpoint, or begin anew.")
     ] = True,
     budget_minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes; resume later.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of each process.")] = None,
+    processes: Annotated[
+        int,
+        typer.Option(help="Processes that share the work, a GPU each or all on the CPU (accelerate launches them)."),
+    ] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the batches and the first weights.")] = 0,
     config: Annotated[str, typer.Option(help=f"Sizes of the networks: {' or '.join(CONFIGS)}.")] = "mini",
+    config_assign: Annotated[
+        list[str] | None,
+        typer.Option("--config-set", help="A single size or constant, e.g. stream.keyframes=0; repeatable."),
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Begin from a trained model: a built-in model's name or a checkpoint file.")
+    ] = None,
     export: Annotated[
         Path | None, typer.Option(help="Write the run's networks as one checkpoint here (after training, if any).")
     ] = None,
@@ -44,6 +63,9 @@ def train_stage_or_export(
     Ctrl-C saves a checkpoint and ends; the same command goes on from there.
     """
     _check_training(stage, data, export, config)
+    if processes > 1 and "LOCAL_RANK" not in os.environ:
+        _launch(processes, device)
+        return
     start_log(logging.INFO, "%(asctime)s %(message)s")
     import torch
 
@@ -52,19 +74,46 @@ def train_stage_or_export(
     from personalive.training.recipe import load_recipe
     from personalive.training.run import assemble, train_stage
 
-    sizes = {"mini": configs.MINI, "toy": configs.TOY}[config]
+    sizes = {"mini": configs.MINI, "official": configs.OFFICIAL, "toy": configs.TOY}[config]
+    sizes = configs.override(sizes, dict(_assignment(text) for text in config_assign or []))
     numbers = load_recipe(recipe, dict(_assignment(text) for text in assign or []))
     if threads is not None:
         torch.set_num_threads(max(1, threads))
     if stage is not None and data is not None:
-        options = RunOptions(run, budget_minutes=budget_minutes, resume=resume, seed=seed)
-        figures = train_stage(stage, sizes, numbers, data, options)
+        start = None if init is None else _trained(init, sizes)
+        with progress_bar(stage, "steps") as progress:
+            options = RunOptions(
+                run, budget_minutes=budget_minutes, resume=resume, seed=seed, device=device, report=progress
+            )
+            figures = train_stage(stage, sizes, numbers, data, options, start)
+        if not figures:
+            return  # not the first of several processes
         typer.echo(f"{run / stage}.safetensors: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
     if export is not None:
         from personalive.weights.load import save_networks
 
         save_networks(assemble(sizes, run), export, description=note)
         typer.echo(f"{export}: {export.stat().st_size / 1e6:.1f} MB")
+
+
+def _launch(processes: int, device: str) -> None:
+    """The same command in several processes. Ends in typer.Exit with their exit code."""
+    kind = ["--cpu"] if device == "cpu" else ["--multi_gpu"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), *kind]
+    defaults = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
+    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    command = [*launcher, *defaults, "-m", "personalive", *sys.argv[1:]]
+    raise typer.Exit(subprocess.call(command, env={**os.environ, **threads}))
+
+
+def _trained(model: str, sizes: ModelConfig) -> Networks:
+    """A trained model of the sizes that are to be trained. Raises ConfigError when it has others."""
+    from personalive.weights.load import find_model, load_networks
+
+    networks = load_networks(find_model(model))
+    if networks.config.unet != sizes.unet or networks.config.image_size != sizes.image_size:
+        raise ConfigError(f"--init {model} is of config {networks.config.name!r}, not {sizes.name!r}")
+    return networks
 
 
 def _check_training(stage: str | None, data: Path | None, export: Path | None, config: str) -> None:

@@ -6,11 +6,13 @@ Frames are folded into the batch: every layer sees N = B*F pictures (N, W, h, w)
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from personalive.config import UNetConfig
 from personalive.models.attention import SharedKeyValues, SpatialTransformer
@@ -24,7 +26,7 @@ class Conditions:
     time (N, time_dim), or (1, time_dim) for all: the time embedding after its SiLU; image_token (B, 1, D);
     motion (N, T, D) and frames F: the denoising UNet's; temporal: whether temporal modules run; shared: keys and values
     for each transformer block in execution order, empty in the reference UNet; stop_at: the transformer block after
-    whose reference feature nothing more is needed.
+    whose reference feature nothing more is needed; checkpointing: see `through`.
     """
 
     time: Tensor
@@ -35,6 +37,13 @@ class Conditions:
     chunk_frames: int | None = None
     shared: tuple[SharedKeyValues, ...] = ()
     stop_at: int | None = None
+    checkpointing: bool = False
+
+    def through(self, layer: nn.Module, *inputs: Any) -> Any:
+        """A layer's output; with `checkpointing` its activations are forgotten until the backward pass."""
+        if self.checkpointing and torch.is_grad_enabled():
+            return checkpoint(layer, *inputs, use_reentrant=False)
+        return layer(*inputs)
 
 
 class TimestepEmbedding(nn.Module):
@@ -143,12 +152,12 @@ class _Layers(nn.Module):
                 features.append(attention.feature(x))
                 return x
             shared = conditions.shared[index] if conditions.shared else None
-            x, feature = attention(x, conditions.image_token, shared)
+            x, feature = conditions.through(attention, x, conditions.image_token, shared)
             features.append(feature)
         if self.motion_modules:
-            x = self.motion_modules[place](x, conditions.motion)
+            x = conditions.through(self.motion_modules[place], x, conditions.motion)
         if self.temporal_modules and conditions.temporal:
-            x = self.temporal_modules[place](x, conditions.frames, conditions.chunk_frames)
+            x = conditions.through(self.temporal_modules[place], x, conditions.frames, conditions.chunk_frames)
         return x
 
 
@@ -162,7 +171,7 @@ class DownBlock(_Layers):
     def forward(self, x: Tensor, skips: list[Tensor], conditions: Conditions, features: list[Tensor]) -> Tensor:
         """(N, in_width, h, w) -> (N, width, h/2, w/2); appends to `skips` and `features`."""
         for place, resnet in enumerate(self.resnets):
-            x = self.see(place, resnet(x, conditions.time), conditions, features)
+            x = self.see(place, conditions.through(resnet, x, conditions.time), conditions, features)
             skips.append(x)
         for downsampler in self.downsamplers:
             x = downsampler(x)
@@ -179,8 +188,8 @@ class MiddleBlock(_Layers):
 
     def forward(self, x: Tensor, conditions: Conditions, features: list[Tensor]) -> Tensor:
         """(N, W, h, w) -> the same; appends to `features`."""
-        x = self.see(0, self.resnets[0](x, conditions.time), conditions, features)
-        result: Tensor = self.resnets[1](x, conditions.time)
+        x = self.see(0, conditions.through(self.resnets[0], x, conditions.time), conditions, features)
+        result: Tensor = conditions.through(self.resnets[1], x, conditions.time)
         return result
 
 
@@ -195,7 +204,7 @@ class UpBlock(_Layers):
         """(N, W, h, w) -> (N, width, 2h, 2w); takes from `skips`, appends to `features`."""
         for place, resnet in enumerate(self.resnets):
             joined = torch.cat([x, skips.pop()], dim=1)
-            x = self.see(place, resnet(joined, conditions.time), conditions, features)
+            x = self.see(place, conditions.through(resnet, joined, conditions.time), conditions, features)
             if conditions.stop_at == self.first_attention + place and self.attentions:
                 return x
         for upsampler in self.upsamplers:
@@ -216,6 +225,7 @@ class UNetTrunk(nn.Module):
         self.conv_in = nn.Conv2d(config.latent_channels, channels[0], 3, padding=1)
         self.time_embedding = TimestepEmbedding(channels[0])
         self.attention_count = 0
+        self.checkpointing = False  # training: forget a layer's activations, compute them again when they are needed
         self.down_blocks = nn.ModuleList()
         self.up_blocks = nn.ModuleList()
         for level, width in enumerate(channels):
@@ -251,6 +261,8 @@ class UNetTrunk(nn.Module):
 
         With `conditions.stop_at` the pass ends there and the first value is of no use.
         """
+        if self.checkpointing:
+            conditions = replace(conditions, checkpointing=True)
         # Channels last: pictures become tokens and back as views, without a copy.
         x = x.contiguous(memory_format=torch.channels_last)
         skips, features = [x], list[Tensor]()

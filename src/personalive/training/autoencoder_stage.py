@@ -8,7 +8,7 @@ statistics while training; `fold_whitening` writes them into the encoder's last 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,8 @@ from personalive.config import ModelConfig
 from personalive.contracts import HeadMotion
 from personalive.models.autoencoder import Autoencoder
 from personalive.training import augment
+from personalive.training.checkpoint import load_modules
 from personalive.training.clips import Corpus
-from personalive.training.loop import load_modules
 from personalive.training.losses import pixel_loss, region_weights
 from personalive.training.recipe import AutoencoderRecipe
 from personalive.training.sheet import strip
@@ -33,14 +33,23 @@ class AutoencoderStage:
 
     name = "autoencoder"
 
-    def __init__(self, config: ModelConfig, recipe: AutoencoderRecipe, train: Corpus, held_out: Corpus) -> None:
-        self.recipe, self.optimisation = recipe, recipe.optimisation
+    def __init__(
+        self,
+        config: ModelConfig,
+        recipe: AutoencoderRecipe,
+        train: Corpus,
+        held_out: Corpus,
+        device: torch.device | None = None,
+    ) -> None:
+        self.config, self.recipe, self.optimisation = config, recipe, recipe.optimisation
+        self.device = device or torch.device("cpu")
         self.train, self.held_out = train, held_out
         self.autoencoder = Autoencoder(config.autoencoder).train()
         if config.autoencoder.linear_path:
             sample = train.images[:: max(1, train.people // 100), ::7].flatten(0, 1)
             start_from_patches(self.autoencoder, sample.float() / 127.5 - 1)
         self.whitening = nn.BatchNorm2d(config.autoencoder.latent_channels, affine=False, momentum=0.02)
+        self.autoencoder.to(self.device), self.whitening.to(self.device)
 
     def modules(self) -> Mapping[str, nn.Module]:
         """The autoencoder and the running statistics of its latents."""
@@ -50,9 +59,9 @@ class AutoencoderStage:
         """All but the linear path: moving under the network, it kept the network from learning at all."""
         return ".linear_" not in name
 
-    def loss(self, rng: random.Random, step: int, /) -> dict[str, Tensor]:
+    def losses(self, rng: random.Random, step: int, /) -> Iterator[dict[str, Tensor]]:
         """One batch: reconstruction in pixels and gradients, eyes and mouth weighted."""
-        images, landmarks = self._batch(rng)
+        images, landmarks = (tensor.to(self.device) for tensor in self._batch(rng))
         joint = step < self.recipe.joint * self.optimisation.steps
         with torch.set_grad_enabled(joint):
             raw = self.autoencoder.encode(images * 2 - 1)
@@ -62,7 +71,7 @@ class AutoencoderStage:
         noisy = latents + self.recipe.latent_noise * torch.randn_like(latents)
         output = self.autoencoder.decode_signed(noisy)
         weight = region_weights(landmarks, images.shape[-1], self.recipe.face_weight, face=0.5, rest=1.0)
-        return {"loss": pixel_loss(output, images * 2 - 1, weight)}
+        yield {"loss": pixel_loss(output, images * 2 - 1, weight)}
 
     def _batch(self, rng: random.Random) -> tuple[Tensor, Tensor]:
         """Images (N, 3, H, W) in [0, 1] and landmarks (N, 68, 2), moved and recoloured."""
@@ -87,7 +96,7 @@ class AutoencoderStage:
         """L1 (0..1) and PSNR (dB) of the reconstruction on people held out."""
         errors, noise = [], []
         for person in range(self.held_out.people):
-            truth = self.held_out.images[person, ::6].float() / 255
+            truth = self.held_out.images[person, ::6].to(self.device).float() / 255
             output = self._reconstruct(truth)
             errors.append(float((output - truth).abs().mean()))
             noise.append(float(-10 * torch.log10((output - truth).square().mean((1, 2, 3))).mean()))
@@ -102,7 +111,7 @@ class AutoencoderStage:
         """Rows of truth, reconstruction."""
         rows = []
         for person in range(min(4, self.held_out.people)):
-            truth = self.held_out.images[person, 1:4].float() / 255
+            truth = self.held_out.images[person, 1:4].to(self.device).float() / 255
             rows.append(torch.stack([truth, self._reconstruct(truth)], 1).flatten(0, 1))  # (3, 2, ...) -> (6, ...)
         return strip(rows)
 

@@ -1,20 +1,18 @@
-"""One training loop for every stage: optimiser, EMA, log, samples, checkpoints, resume, budget, SIGTERM.
+"""One training loop for every stage: optimiser, EMA, log, samples, checkpoints, resume, budget, SIGTERM, processes.
 
-A stage brings the modules that learn, one `loss` of one batch, a `validate` and a sheet of sample pictures. The loop
-knows nothing else of it. A checkpoint restarts the run where it stopped: weights, EMA, optimiser, random states, step.
+A stage brings the modules that learn, the losses of one batch, a `validate` and a sheet of sample pictures. The loop
+knows nothing else of it. Every batch is drawn from random numbers that are a function of (seed, step, batch, update):
+a run that was interrupted, or spread over several processes, sees the same batches as one that was not.
 """
 
 from __future__ import annotations
 
 import contextlib
-import csv
-import logging
 import math
-import os
 import random
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,23 +20,24 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from personalive.errors import PersonaLiveError, WeightsError
+from personalive.config import ModelConfig
+from personalive.training.checkpoint import Progress, TrainingError, restore, save, save_modules
+from personalive.training.log import Log
+from personalive.training.optimiser import build_optimiser
+from personalive.training.processes import Processes, seeded
 from personalive.training.recipe import Optimisation
 
-logger = logging.getLogger(__name__)
-
-
-class TrainingError(PersonaLiveError):
-    """A run that cannot go on: a loss that is not a number, a checkpoint of another stage."""
+Losses = dict[str, Tensor]
+"""Scalars by name. "loss" is the one that is minimised; the others are for the log."""
 
 
 class Stage(Protocol):
     """What the loop needs of a stage."""
 
     name: str
+    config: ModelConfig
     optimisation: Optimisation
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -47,8 +46,11 @@ class Stage(Protocol):
     def learns(self, name: str) -> bool:
         """Whether the parameter of this dotted name gets gradients."""
 
-    def loss(self, rng: random.Random, step: int, /) -> dict[str, Tensor]:
-        """Draw one batch and compute its losses; "loss" is the one that is minimised."""
+    def losses(self, rng: random.Random, step: int, /) -> Iterator[Losses]:
+        """Draw one batch and yield its losses: once, or once for each update that the batch is worth.
+
+        Equally often for every batch of a step. The graph of one loss is gone when the next is asked for.
+        """
 
     def validate(self) -> dict[str, float]:
         """Figures on people held out from training."""
@@ -59,14 +61,20 @@ class Stage(Protocol):
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where and how long: `folder` holds checkpoints, log and samples; times in minutes."""
+    """Where and how long: `folder` holds checkpoints, log and samples; times in minutes.
+
+    `report(step, steps)` is called after every step.
+    """
 
     folder: Path
     budget_minutes: float | None = None
     resume: bool = True
     seed: int = 0
+    device: str = "cpu"
     checkpoint_minutes: float = 3.0
     validate_minutes: float = 5.0
+    log_steps: int = 50
+    report: Callable[[int, int], None] | None = None
 
 
 class _Stop:
@@ -90,8 +98,8 @@ class _Stop:
 class _Learner:
     """The stage's learning parameters with their optimiser and their moving average."""
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
+    def __init__(self, stage: Stage, processes: Processes) -> None:
+        self.stage, self.processes = stage, processes
         self.named: dict[str, nn.Parameter] = {}
         for prefix, module in stage.modules().items():
             for name, parameter in module.named_parameters():
@@ -99,32 +107,55 @@ class _Learner:
                 parameter.requires_grad_(learns)
                 if learns:
                     self.named[f"{prefix}.{name}"] = parameter
-        settings = stage.optimisation
-        matrices = [p for p in self.named.values() if p.ndim > 1]
-        vectors = [p for p in self.named.values() if p.ndim <= 1]
-        self.optimiser = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": settings.weight_decay},
-                {"params": vectors, "weight_decay": 0.0},
-            ],
-            lr=settings.rate,
-            betas=settings.betas,
-        )
+        self.optimiser = build_optimiser(self.named, stage.optimisation)
         self.average = {name: parameter.detach().clone() for name, parameter in self.named.items()}
 
-    def update(self, loss: Tensor, step: int) -> float:
-        """One optimiser step; returns the gradient norm before clipping."""
+    def step(self, seed: int, step: int) -> dict[str, float]:
+        """The updates of one step's batches; returns the means of the losses over batches and updates.
+
+        Raises TrainingError, in every process, when a loss is not a number; the weights are then still good.
+        """
         settings = self.stage.optimisation
         for group in self.optimiser.param_groups:
             group["lr"] = settings.rate_at(step)
+        share = self.processes.share(settings.accumulate)
+        batches = {index: self.stage.losses(seeded(seed, step, index), step) for index in share}
+        sums: dict[str, float] = {}
+        update = 0
+        while (found := self._update(batches, seed, step, update)) is not None:
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0.0) + value
+            update += 1
+        return {name: value / update for name, value in sums.items()}
+
+    def _update(
+        self, batches: Mapping[int, Iterator[Losses]], seed: int, step: int, update: int
+    ) -> dict[str, float] | None:
+        """One optimiser step on the next loss of each batch, or None when they have no more."""
+        settings = self.stage.optimisation
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = float(torch.nn.utils.clip_grad_norm_(list(self.named.values()), settings.clip))
+        means: dict[str, Tensor] = {}
+        for index, batch in batches.items():
+            seeded(seed, step, index, update)
+            with self.processes.autocast(settings):
+                losses = next(batch, None)
+            if losses is None:
+                return None
+            (losses["loss"] / settings.accumulate).backward()  # type: ignore[no-untyped-call]
+            for name, value in losses.items():
+                part = value.detach().double() / settings.accumulate
+                means[name] = means[name] + part if name in means else part
+        figures = dict(zip(means, self.processes.total(torch.stack(list(means.values()))).tolist(), strict=True))
+        if not math.isfinite(figures["loss"]):
+            raise TrainingError(f"stage {self.stage.name}, step {step}: the loss is {figures['loss']}")
+        parameters: list[nn.Parameter] = list(self.named.values())
+        self.processes.add_up(parameters)
+        figures["gradient"] = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
         self.optimiser.step()
         keep = min(settings.ema, (1 + step) / (20 + step))
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.values()), list(self.named.values()), 1 - keep)
-        return norm
+            torch._foreach_lerp_(list(self.average.values()), list[Tensor](parameters), 1 - keep)
+        return figures
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
@@ -142,150 +173,63 @@ class _Learner:
                 parameter.copy_(values[name])
 
 
-def train(stage: Stage, options: RunOptions) -> dict[str, float]:
+def train(stage: Stage, options: RunOptions, processes: Processes | None = None) -> dict[str, float]:
     """Run a stage until its last step or the budget. Saves `STAGE.safetensors`; returns the last validation.
 
-    Raises TrainingError when a loss is not a number (the last good checkpoint stays) or a checkpoint is foreign.
+    Of several processes the first one writes; the others return nothing. Raises TrainingError when a loss is not a
+    number (the last good checkpoint stays) or a checkpoint is foreign.
     """
-    options.folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(options.seed)
-    rng = random.Random(options.seed)
-    learner = _Learner(stage)
+    processes = processes or Processes(options.device)
+    if processes.first:
+        options.folder.mkdir(parents=True, exist_ok=True)
+    learner = _Learner(stage, processes)
     checkpoint = options.folder / f"{stage.name}.checkpoint"
-    step = _restore(checkpoint, stage, learner, rng) if options.resume and checkpoint.exists() else 0
-    log = _Log(options.folder / f"{stage.name}.csv", fresh=step == 0)
+    progress = Progress(stage, learner.optimiser, learner.average)
+    step = restore(checkpoint, progress) if options.resume and checkpoint.exists() else 0
+    processes.wait()  # nobody writes before everybody has read
+    log = Log(options.folder, stage.name, fresh=step == 0) if processes.first else None
     begin = saved = validated = time.monotonic()
-    figures: dict[str, float] = {}
     with _Stop() as stop:
         while step < stage.optimisation.steps:
             now = time.monotonic()
-            if stop.asked or (options.budget_minutes is not None and now - begin > options.budget_minutes * 60):
+            over = options.budget_minutes is not None and now - begin > options.budget_minutes * 60
+            if float(processes.total(torch.tensor(float(stop.asked or over), device=processes.device))):
                 break
-            losses = stage.loss(rng, step)
-            value = float(losses["loss"].detach())
-            if not math.isfinite(value):
-                raise TrainingError(f"stage {stage.name}, step {step}: the loss is {value}; resume from {checkpoint}")
-            norm = learner.update(losses["loss"], step)
+            try:
+                figures = learner.step(options.seed, step)
+            except TrainingError as error:
+                kept = f"; {checkpoint} is from before" if checkpoint.exists() else ""
+                raise TrainingError(f"{error}{kept}: lower the rate and resume") from error
             step += 1
-            log.add({k: float(v.detach()) for k, v in losses.items()}, norm)
-            if step % 50 == 0:
+            if log is None:
+                continue
+            log.add(figures)
+            if options.report is not None:
+                options.report(step, stage.optimisation.steps)
+            if step % options.log_steps == 0:
                 log.write(step, stage.optimisation.rate_at(step), time.monotonic() - begin)
             if now - saved > options.checkpoint_minutes * 60:
-                _save(checkpoint, stage, learner, rng, step)
+                save(checkpoint, progress, step)
                 saved = now
             if now - validated > options.validate_minutes * 60:
                 with learner.averaged():
-                    figures = _look(stage, options.folder, step)
+                    _look(stage, log, step)
                 validated = time.monotonic()
-    _save(checkpoint, stage, learner, rng, step)
+    if log is None:
+        return {}
+    save(checkpoint, progress, step)
     with learner.averaged():
-        figures = _look(stage, options.folder, step)
-        save_modules(stage.modules(), options.folder / f"{stage.name}.safetensors")
+        figures = _look(stage, log, step)
+        save_modules(stage.modules(), options.folder / f"{stage.name}.safetensors", stage.config)
+    log.close()
     return figures
 
 
-class _Log:
-    """Running means of the losses: one CSV row and one log line every few steps."""
-
-    def __init__(self, path: Path, fresh: bool) -> None:
-        self.path = path
-        self.sums: dict[str, float] = {}
-        self.count = 0
-        if fresh:
-            path.unlink(missing_ok=True)
-
-    def add(self, losses: Mapping[str, float], norm: float) -> None:
-        for key, value in {**losses, "gradient": norm}.items():
-            self.sums[key] = self.sums.get(key, 0.0) + value
-        self.count += 1
-
-    def write(self, step: int, rate: float, seconds: float) -> None:
-        row = {"step": float(step), "seconds": round(seconds, 1), "rate": rate}
-        row |= {key: round(value / self.count, 5) for key, value in self.sums.items()}
-        new = not self.path.exists()
-        with self.path.open("a", newline="") as file:
-            writer = csv.writer(file)
-            if new:
-                writer.writerow(row)
-            writer.writerow(row.values())
-        logger.info(" ".join(f"{key} {value:g}" for key, value in row.items()))
-        self.sums, self.count = {}, 0
-
-
-def _look(stage: Stage, folder: Path, step: int) -> dict[str, float]:
-    """Validate and save the sample sheet, with no gradients and without touching the run's random state."""
-    state = torch.random.get_rng_state()
-    torch.manual_seed(1234)
+def _look(stage: Stage, log: Log, step: int) -> dict[str, float]:
+    """Validate and save the sample sheet, with no gradients; equal weights give equal figures."""
+    seeded(1234)
     with torch.no_grad():
         figures = stage.validate()
         sheet = stage.samples()
-    torch.random.set_rng_state(state)
-    logger.info("validation at step %d: %s", step, " ".join(f"{k} {v:.4f}" for k, v in figures.items()))
-    if sheet is not None:
-        Image.fromarray(sheet).save(folder / f"{stage.name}.png")
-    with (folder / f"{stage.name}.validation.csv").open("a", newline="") as file:
-        csv.writer(file).writerow([step, *(f"{k}={v:.5f}" for k, v in figures.items())])
+    log.validated(step, figures, sheet)
     return figures
-
-
-def _save(path: Path, stage: Stage, learner: _Learner, rng: random.Random, step: int) -> None:
-    version, internal, gauss = rng.getstate()
-    state = {
-        "stage": stage.name,
-        "step": step,
-        "modules": {name: module.state_dict() for name, module in stage.modules().items()},
-        "average": learner.average,
-        "optimiser": learner.optimiser.state_dict(),
-        "torch": torch.random.get_rng_state(),
-        "python": [version, list(internal), gauss],
-    }
-    part = path.with_suffix(".part")
-    torch.save(state, part)
-    os.replace(part, path)
-
-
-def _restore(path: Path, stage: Stage, learner: _Learner, rng: random.Random) -> int:
-    try:
-        state = torch.load(path, weights_only=True)
-        if state["stage"] != stage.name:
-            raise TrainingError(f"{path} is a checkpoint of stage {state['stage']!r}, not of {stage.name!r}")
-        for name, module in stage.modules().items():
-            module.load_state_dict(state["modules"][name])
-        learner.average = {name: state["average"][name] for name in learner.named}
-        learner.optimiser.load_state_dict(state["optimiser"])
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise TrainingError(f"{path} does not fit this run ({error}): move it away or use another --run") from error
-    torch.random.set_rng_state(state["torch"])
-    version, internal, gauss = state["python"]
-    rng.setstate((version, tuple(internal), gauss))
-    logger.info("resumed %s at step %d", stage.name, state["step"])
-    return int(state["step"])
-
-
-def save_modules(modules: Mapping[str, nn.Module], path: Path) -> None:
-    """Float32 weights of some modules in one safetensors file, keys prefixed by the module's name."""
-    from safetensors.torch import save_file
-
-    tensors = {
-        f"{prefix}.{name}": tensor.detach().contiguous()
-        for prefix, module in modules.items()
-        for name, tensor in module.state_dict().items()
-    }
-    part = path.with_suffix(".part")
-    save_file(tensors, str(part))
-    os.replace(part, path)
-
-
-def load_modules(modules: Mapping[str, nn.Module], path: Path) -> None:
-    """The inverse of `save_modules`, strict for each module named. Raises WeightsError naming the stage to run."""
-    from safetensors.torch import load_file
-
-    if not path.exists():
-        raise WeightsError(f"{path} is missing: run `personalive train --stage {path.stem}` first")
-    tensors = load_file(str(path))
-    for prefix, module in modules.items():
-        own = {key.removeprefix(prefix + "."): t for key, t in tensors.items() if key.startswith(prefix + ".")}
-        try:
-            module.load_state_dict(own)
-        except RuntimeError as error:
-            raise WeightsError(f"{path} does not fit {prefix}: {str(error).splitlines()[-1].strip()}") from error

@@ -22,7 +22,8 @@ def region_weights(landmarks: Tensor, side: int, detail: float, face: float = 0.
         down = torch.exp(-((centres - middle[:, 1:]) ** 2) / (2 * spread**2))
         return (down[:, :, None] * across[:, None])[:, None]
 
-    details = sum((blob(landmarks[:, first:last], spread) for first, last, spread in REGIONS), torch.zeros(()))
+    nothing = torch.zeros((), device=landmarks.device)
+    details = sum((blob(landmarks[:, first:last], spread) for first, last, spread in REGIONS), nothing)
     return rest + detail * details.clamp(max=1.0) + face * blob(landmarks, 0.45)
 
 
@@ -49,7 +50,7 @@ def channel_weights(decode: Callable[[Tensor], Tensor], latents: Tensor, step: f
     far from equal in the picture: the first carries brightness, the last fine grain.
     """
     still = decode(latents)
-    moves = torch.eye(latents.shape[1])[:, None, :, None, None] * step  # (C, 1, C, 1, 1)
+    moves = torch.eye(latents.shape[1], device=latents.device)[:, None, :, None, None] * step  # (C, 1, C, 1, 1)
     change = torch.stack([(decode(latents + move) - still).square().mean().sqrt() for move in moves])
     return (change / change.mean())[:, None, None]
 

@@ -9,7 +9,7 @@ model on a CPU has no time for that.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from personalive.config import ModelConfig
 from personalive.models.motion_encoder import MotionEncoder
 from personalive.models.motion_extractor import MotionExtractor
 from personalive.motion.keypoints import crop_faces, face_box
+from personalive.streaming.state import map_tensors
 from personalive.training import augment
 from personalive.training.clips import Corpus
 from personalive.training.recipe import MotionRecipe
@@ -41,7 +42,15 @@ class MotionStage:
 
     name = "motion"
 
-    def __init__(self, config: ModelConfig, recipe: MotionRecipe, train: Corpus, held_out: Corpus) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        recipe: MotionRecipe,
+        train: Corpus,
+        held_out: Corpus,
+        device: torch.device | None = None,
+    ) -> None:
+        self.device = device or torch.device("cpu")
         self.config, self.recipe, self.optimisation = config, recipe, recipe.optimisation
         self.train, self.held_out = train.with_truth(), held_out.with_truth()
         self.extractor = MotionExtractor(config.motion_extractor).train()
@@ -49,7 +58,9 @@ class MotionStage:
         width = config.motion_encoder.tokens * config.motion_encoder.token_dim
         targets = self._targets(self.train, *self._every(self.train, 7))
         self.expression_head = nn.Linear(width, targets.shape[1])
-        self.mean, self.deviation = targets.mean(0), targets.std(0).clamp(min=0.02)
+        self.mean, self.deviation = targets.mean(0).to(self.device), targets.std(0).clamp(min=0.02).to(self.device)
+        for module in self.modules().values():
+            module.to(self.device)
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Both motion networks and the reader of the tokens."""
@@ -73,13 +84,14 @@ class MotionStage:
         """What the tokens must tell: coefficients and apertures, (N, 53 + 8)."""
         return torch.cat([corpus.expression[person, frame], apertures(corpus.landmarks[person, frame])], -1)
 
-    def loss(self, rng: random.Random, _step: int, /) -> dict[str, Tensor]:
+    def losses(self, rng: random.Random, _step: int, /) -> Iterator[dict[str, Tensor]]:
         """One batch of moved, recoloured, degraded pictures."""
         n = self.optimisation.batch
         person = torch.tensor([rng.randrange(self.train.people) for _ in range(n)])
         frame = torch.tensor([rng.randrange(self.train.frames) for _ in range(n)])
         images, head = augment.affine(self.train.images[person, frame].float() / 255, self.train.head(person, frame))
-        images = augment.degrade(augment.colour(images))
+        images = augment.degrade(augment.colour(images)).to(self.device)
+        head = map_tensors(lambda tensor: tensor.to(self.device), head)
         found = self.extractor(images)
         posed, truth = augment.posed(found), augment.posed(head)
         losses = {
@@ -90,19 +102,20 @@ class MotionStage:
         }
         faces = self._faces(images, truth, jitter=0.06)
         read = self.expression_head(self.encoder(faces).flatten(1))
-        wanted = (self._targets(self.train, person, frame) - self.mean) / self.deviation
+        wanted = (self._targets(self.train, person, frame).to(self.device) - self.mean) / self.deviation
         losses["expression"] = functional.smooth_l1_loss(read, wanted)
         weight = self.recipe.keypoint_weight
         total = weight * (losses["keypoints"] + losses["canonical"] + 0.5 * losses["place"]) + losses["angles"]
-        return {"loss": total + self.recipe.expression_weight * losses["expression"], **losses}
+        yield {"loss": total + self.recipe.expression_weight * losses["expression"], **losses}
 
     def _faces(self, images: Tensor, posed: Tensor, jitter: float) -> Tensor:
         """Face crops in [-1, 1] at the encoder's size, boxes by the product's rule, shaken by `jitter` of the side."""
         size = self.config.image_size
         boxes = face_box(posed, size, self.config.keypoints)
         side = (boxes[:, 2] - boxes[:, 0])[:, None]
-        shaken = boxes + side * jitter * torch.randn(len(boxes), 2).repeat(1, 2)
-        shaken = shaken + side * jitter * torch.randn(len(boxes), 1) * torch.tensor([-1.0, -1.0, 1.0, 1.0])
+        outward = torch.tensor([-1.0, -1.0, 1.0, 1.0], device=boxes.device)
+        shaken = boxes + side * jitter * torch.randn(len(boxes), 2, device=boxes.device).repeat(1, 2)
+        shaken = shaken + side * jitter * torch.randn(len(boxes), 1, device=boxes.device) * outward
         shaken = shaken.clamp(0, size - 1).round()
         small = (shaken[:, 2:] - shaken[:, :2]).amin(1, keepdim=True) < size / 8
         shaken = torch.where(small, boxes.to(shaken.dtype), shaken)
@@ -114,14 +127,15 @@ class MotionStage:
         person, frame = self._every(self.held_out, 4)
         heads, reads = [], []
         for chunk in torch.split(torch.arange(len(person)), 64):
-            images = self.held_out.images[person[chunk], frame[chunk]].float() / 255
+            images = self.held_out.images[person[chunk], frame[chunk]].to(self.device).float() / 255
             found = self.extractor(images)
             heads.append(found)
             reads.append(self.expression_head(self.encoder(self._faces(images, augment.posed(found), 0.0)).flatten(1)))
         self.extractor.train(), self.encoder.train()
         head = self.held_out.head(person, frame)
+        heads = [map_tensors(Tensor.cpu, found) for found in heads]
         angles = torch.cat([h.angles for h in heads])
-        read = torch.cat(reads) * self.deviation + self.mean
+        read = (torch.cat(reads) * self.deviation + self.mean).cpu()
         wanted = self._targets(self.held_out, person, frame)
         figures = {
             f"{name}_deg": float((angles[:, i] - head.angles[:, i]).abs().mean())

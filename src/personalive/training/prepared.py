@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,10 +26,14 @@ from personalive.models.motion_extractor import MotionExtractor
 from personalive.models.pose_guider import PoseGuider
 from personalive.models.reference_unet import ReferenceUNet
 from personalive.motion.keypoints import crop_faces, draw, face_box, pose_keypoints
+from personalive.streaming.state import map_tensors
 from personalive.training.autoencoder_stage import load_autoencoder
+from personalive.training.checkpoint import load_modules
 from personalive.training.clips import Corpus
-from personalive.training.loop import load_modules
 from personalive.training.losses import channel_weights
+
+MODULES = ("reference_unet", "denoising_unet", "pose_guider", "image_encoder")
+"""What the denoiser's stages train, by their names in `Networks`."""
 
 HEAD = ("keypoints", "angles", "translation", "scale")
 """Fields of HeadMotion, in its order."""
@@ -43,11 +47,23 @@ class Frozen:
     motion_extractor: MotionExtractor
     motion_encoder: MotionEncoder
 
+    def to(self, device: torch.device) -> Frozen:
+        """The same networks, moved to a device."""
+        return Frozen(self.autoencoder.to(device), self.motion_extractor.to(device), self.motion_encoder.to(device))
+
 
 def load_frozen(config: ModelConfig, folder: Path) -> Frozen:
-    """From the run folder's `autoencoder.safetensors` and `motion.safetensors`."""
+    """From the run folder's `autoencoder.safetensors` and `motion.safetensors`; the motion encoder from
+    `image.safetensors` when that stage trained it further.
+    """
     extractor, encoder = MotionExtractor(config.motion_extractor), MotionEncoder(config.motion_encoder)
     load_modules({"motion_extractor": extractor, "motion_encoder": encoder}, folder / "motion.safetensors")
+    image = folder / "image.safetensors"
+    if image.exists():
+        with safe_open(str(image), "pt") as file:
+            further = any(key.startswith("motion_encoder.") for key in file.keys())  # noqa: SIM118 (not a mapping)
+        if further:
+            load_modules({"motion_encoder": encoder}, image)
     return Frozen(
         load_autoencoder(config, folder),
         extractor.eval().requires_grad_(False),
@@ -93,7 +109,7 @@ def _fingerprint(frozen: Frozen, corpus: Corpus) -> str:
     digest = hashlib.sha256()
     for module in (frozen.autoencoder, frozen.motion_extractor, frozen.motion_encoder):
         for name, tensor in module.state_dict().items():
-            digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+            digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     digest.update(corpus.images.numpy().tobytes())
     return digest.hexdigest()
 
@@ -101,21 +117,23 @@ def _fingerprint(frozen: Frozen, corpus: Corpus) -> str:
 @torch.no_grad()
 def _observe(config: ModelConfig, frozen: Frozen, corpus: Corpus) -> dict[str, Tensor]:
     latents, tokens, heads = [], [], []
+    device = next(frozen.autoencoder.parameters()).device
     for person in range(corpus.people):
-        images = corpus.images[person].float() / 255  # (F, 3, H, W)
+        images = corpus.images[person].to(device).float() / 255  # (F, 3, H, W)
         found = frozen.motion_extractor(resize_tensor(images, config.motion_extractor.image_size))
         boxes = face_box(pose_keypoints(found), config.image_size, config.keypoints)
         faces = crop_faces(images * 2 - 1, boxes, config.motion_encoder.image_size)
-        tokens.append(frozen.motion_encoder(faces))
-        latents.append(frozen.autoencoder.encode(images * 2 - 1).half())
-        heads.append(found)
+        tokens.append(frozen.motion_encoder(faces).cpu())
+        latents.append(frozen.autoencoder.encode(images * 2 - 1).half().cpu())
+        heads.append(map_tensors(Tensor.cpu, found))
     parts = {name: torch.stack([getattr(head, name) for head in heads]).contiguous() for name in HEAD}
     return parts | {"latents": torch.stack(latents), "tokens": torch.stack(tokens)}
 
 
 def latent_importance(frozen: Frozen, data: Prepared) -> Tensor:
     """Loss weights (C, 1, 1) of the latent channels, measured on the first frames of a dozen people."""
-    some = data.latents[:: max(1, data.corpus.people // 12), 0].float()
+    device = next(frozen.autoencoder.parameters()).device
+    some = data.latents[:: max(1, data.corpus.people // 12), 0].to(device).float()
     return channel_weights(frozen.autoencoder.decode_signed, some)
 
 
@@ -132,7 +150,9 @@ class Denoiser(nn.Module):
 
     def reference(self, pictures: Tensor, latents: Tensor, head: HeadMotion) -> ReferenceFeatures:
         """Features of N references: pictures (N, 3, H, W) in [0, 1], latents (N, C, h, w), their own head motion."""
-        mean, deviation = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
+        mean, deviation = (
+            torch.tensor(values, device=pictures.device)[:, None, None] for values in (CLIP_MEAN, CLIP_STD)
+        )
         pixels = resize_tensor(pictures, self.config.image_encoder.image_size)
         token = self.image_encoder((pixels - mean) / deviation)
         pose = self.pose(head) if self.config.unet.reference_pose else None
@@ -143,6 +163,10 @@ class Denoiser(nn.Module):
         """Pose features (N, C0, h, w) of head motions (N, ...)."""
         features: Tensor = self.pose_guider(draw(pose_keypoints(head), self.config.image_size, self.config.keypoints))
         return features
+
+    def checkpointing(self, wanted: bool) -> None:
+        """Whether the UNets forget their activations and compute them again in the backward pass."""
+        self.reference_unet.checkpointing = self.denoising_unet.checkpointing = wanted
 
     def predict(
         self, sample: Tensor, timesteps: Tensor, signals: MotionSignals, reference: ReferenceFeatures
@@ -162,14 +186,5 @@ def self_driving(head: HeadMotion, person: Tensor, reference: Tensor, driving: T
     """
     frames = driving.shape[1]
     rows = person[:, None].expand(-1, frames)
-    return HeadMotion(
-        head.keypoints[person, reference][:, None].expand(-1, frames, -1, -1),
-        head.angles[rows, driving],
-        head.translation[rows, driving],
-        head.scale[rows, driving],
-    )
-
-
-def flatten_head(head: HeadMotion) -> HeadMotion:
-    """(B, F, ...) -> (B * F, ...)."""
-    return HeadMotion(*(getattr(head, f).flatten(0, 1) for f in HEAD))
+    keypoints = head.keypoints[person, reference][:, None].expand(-1, frames, -1, -1)
+    return replace(map_tensors(lambda tensor: tensor[rows, driving], head), keypoints=keypoints)

@@ -11,7 +11,7 @@ import dataclasses
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from personalive.config import build
 from personalive.errors import ConfigError
@@ -19,11 +19,21 @@ from personalive.errors import ConfigError
 
 @dataclass(frozen=True)
 class Optimisation:
-    """AdamW with a linear warm-up, a constant rate, and a linear decay over the last part; EMA of the weights."""
+    """One rate with a linear warm-up and a linear decay over the last part; an average (EMA) of the weights.
+
+    A step sees `batch * accumulate` references: `accumulate` is how many batches of one step are worked off one after
+    another, or side by side when several processes share them. `optimiser`: "muon" (matrices by Muon, the rest AdamW),
+    "adamw" as in the paper, "adamw8bit" (bitsandbytes). `precision` "bfloat16": autocast, weights stay float32.
+    `checkpointing`: forget the activations of each UNet layer and compute them again in the backward pass.
+    """
 
     steps: int
     batch: int
     rate: float
+    accumulate: int = 1
+    optimiser: Literal["muon", "adamw", "adamw8bit"] = "muon"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpointing: bool = False
     warmup: int = 50
     decay_from: float = 0.6
     weight_decay: float = 0.01
@@ -58,26 +68,59 @@ class MotionRecipe:
 
 
 @dataclass(frozen=True)
+class Regions:
+    """Loss weights by place: `rest` everywhere, `face` more on the face, `detail` more at eyes and mouth."""
+
+    rest: float = 0.9
+    face: float = 0.7
+    detail: float = 2.5
+
+
+@dataclass(frozen=True)
 class ImageRecipe:
     """Stage 1: the denoiser on single frames, each at one noise level of the schedule, true latents noised."""
 
-    optimisation: Optimisation = field(default_factory=lambda: Optimisation(steps=3000, batch=6, rate=1.5e-3))
+    optimisation: Optimisation = field(
+        default_factory=lambda: Optimisation(steps=3000, batch=7, rate=1.3e-3, accumulate=2, precision="bfloat16")
+    )
     frames: int = 4  # driving frames that share a reference
     level_odds: tuple[float, ...] = (0.05, 0.3, 0.25, 0.4)  # cleanest level first
     same_pose: float = 0.6  # share of references whose driving frames differ in expression only
+    regions: Regions = field(default_factory=Regions)
+    motion_encoder: bool = False  # learn it too, from augmented face crops; else its tokens are computed once
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is wrong with clean estimates, as a weighted sum: in latents (Charbonnier), and in some decoded pictures
+    squared error, a perceptual and an adversarial term. The paper: 1 squared, 2 perceptual (LPIPS), 0.05 adversarial.
+    """
+
+    regions: Regions = field(default_factory=Regions)
+    latent: float = 1.0
+    squared: float = 0.0
+    perceptual: float = 0.2
+    adversarial: float = 0.0
+    adversarial_from: int = 3000  # step
+    discriminator_width: int = 32
+    perceptual_kind: Literal["auto", "lpips", "gradients"] = "gradients"  # auto: LPIPS where it is installed
+    decoded_frames: int = 2  # how many of a batch's frames are decoded
+    decoded_share: float = 0.5  # side of the decoded square around the face, over the picture's; 1: all of it
 
 
 @dataclass(frozen=True)
 class RolloutRecipe:
-    """Stage 2: 1..N steps of the short schedule from noise, gradient through the last, latent and pixel losses."""
+    """Stage 2: 1..N steps of the short schedule from noise, gradient through the last."""
 
     optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(steps=2000, batch=6, rate=8e-4, decay_from=0.6, ema=0.99)
+        default_factory=lambda: Optimisation(
+            steps=3000, batch=7, rate=1.3e-3, accumulate=2, decay_from=0.45, ema=0.995, precision="bfloat16"
+        )
     )
     frames: int = 4
-    same_pose: float = 0.6
-    pixel_weight: float = 1.0  # on decoded face crops
-    pixel_frames: int = 4  # how many of the batch's frames are decoded
+    same_pose: float = 0.5
+    step_odds: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)  # of 1, 2, ... N steps
+    judgement: Judgement = field(default_factory=Judgement)
 
 
 @dataclass(frozen=True)
@@ -85,10 +128,16 @@ class StreamRecipe:
     """Stage 3: the streaming step over the model's own outputs; only the temporal modules learn."""
 
     optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(steps=400, batch=1, rate=5e-4, warmup=20, decay_from=0.3, ema=0.99)
+        default_factory=lambda: Optimisation(
+            steps=400, batch=2, rate=5e-4, warmup=20, decay_from=0.3, ema=0.99, accumulate=2
+        )
     )
-    gradient_every: int = 3  # windows 0, 3, 6 ... as in the paper (N - 1)
     windows: int = 7
+    gradient_every: int = 3  # windows 0, 3, 6 as in the paper (N - 1), an update each
+    keyframes_from_step: int = 3  # so that keyframes are in play in so short a clip
+    sliding: bool = True  # off (ablation): every window starts from true latents, noised to their levels
+    true_start: float = 0.5  # share of clips whose first window is true frames; the others lead in from the reference
+    judgement: Judgement = field(default_factory=Judgement)
 
 
 @dataclass(frozen=True)

@@ -5,46 +5,81 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import torch
+from torch import nn
+
 from personalive.config import ModelConfig
 from personalive.contracts import Networks
 from personalive.errors import InputError
-from personalive.training.loop import RunOptions, Stage, load_modules, train
+from personalive.training.autoencoder_stage import AutoencoderStage
+from personalive.training.checkpoint import load_modules, save_modules
+from personalive.training.clips import Corpus, load_corpus
+from personalive.training.image_stage import ImageStage
+from personalive.training.loop import RunOptions, Stage, train
+from personalive.training.motion_stage import MotionStage
+from personalive.training.prepared import MODULES, Denoiser, load_frozen
+from personalive.training.processes import Processes, seeded
 from personalive.training.recipe import Recipe
+from personalive.training.rollout_stage import RolloutStage
+from personalive.training.stream_stage import StreamStage
 
 logger = logging.getLogger(__name__)
 
 
-def train_stage(name: str, config: ModelConfig, recipe: Recipe, data: Path, options: RunOptions) -> dict[str, float]:
-    """Train one stage on the shards of `data` (train-*.tar, test-*.tar) in the run folder; its last validation."""
-    from personalive.training.clips import load_corpus
+def train_stage(
+    name: str, config: ModelConfig, recipe: Recipe, data: Path, options: RunOptions, init: Networks | None = None
+) -> dict[str, float]:
+    """Train one stage on the shards of `data` (train-*.tar, test-*.tar) in the run folder; its last validation.
 
-    logger.info("reading the shards of %s", data)
+    `init`: a trained model to begin with; its parts count as the finished stages before this one. Of several processes
+    (accelerate) only the first returns figures.
+    """
+    processes = Processes(options.device)
+    processes.share(getattr(recipe, name).optimisation.accumulate)
+    if processes.first:
+        logger.info("reading the shards of %s", data)
     train_corpus = load_corpus(_shards(data, "train"))
     held_out = load_corpus(_shards(data, "test"))
-    logger.info("%d people to train on, %d held out", train_corpus.people, held_out.people)
-    folder = options.folder
-    stage: Stage
+    for corpus in (train_corpus, held_out):
+        if corpus.images.shape[-1] != config.image_size:
+            raise InputError(
+                f"{data} holds pictures of {corpus.images.shape[-1]} pixels, the model wants {config.image_size}: "
+                f"render or prepare them with --size {config.image_size}"
+            )
+    if processes.first:
+        logger.info("%d people to train on, %d held out", train_corpus.people, held_out.people)
+    if init is not None and processes.first:
+        start_from(init, options.folder)
+    processes.wait()
+    seeded(options.seed)  # of fresh weights
+    stage = _build(name, config, recipe, options.folder, train_corpus, held_out, processes)
+    if init is not None:
+        for part, module in stage.modules().items():
+            if part in MODULES:
+                module.load_state_dict(getattr(init, part).state_dict())
+    return train(stage, options, processes)
+
+
+def _build(
+    name: str, config: ModelConfig, recipe: Recipe, folder: Path, train: Corpus, held_out: Corpus, processes: Processes
+) -> Stage:
+    """A stage on its data. The first process computes what all then read from the run folder."""
+    device = processes.device
     if name == "autoencoder":
-        from personalive.training.autoencoder_stage import AutoencoderStage
+        return AutoencoderStage(config, recipe.autoencoder, train, held_out, device)
+    if name == "motion":
+        return MotionStage(config, recipe.motion, train, held_out, device)
 
-        stage = AutoencoderStage(config, recipe.autoencoder, train_corpus, held_out)
-    elif name == "motion":
-        from personalive.training.motion_stage import MotionStage
+    def denoiser() -> Stage:
+        if name == "image":
+            return ImageStage(config, recipe.image, folder, train, held_out, device)
+        if name == "rollout":
+            return RolloutStage(config, recipe.rollout, folder, train, held_out, device)
+        return StreamStage(config, recipe.stream, folder, train, held_out, device)
 
-        stage = MotionStage(config, recipe.motion, train_corpus, held_out)
-    elif name == "image":
-        from personalive.training.image_stage import ImageStage
-
-        stage = ImageStage(config, recipe.image, folder, train_corpus, held_out)
-    elif name == "rollout":
-        from personalive.training.image_stage import RolloutStage
-
-        stage = RolloutStage(config, recipe.rollout, folder, train_corpus, held_out)
-    else:
-        from personalive.training.stream_stage import StreamStage
-
-        stage = StreamStage(config, recipe.stream, folder, train_corpus, held_out)
-    return train(stage, options)
+    stage = denoiser() if processes.first else None
+    processes.wait()
+    return stage or denoiser()
 
 
 def _shards(data: Path, split: str) -> list[Path]:
@@ -56,9 +91,6 @@ def _shards(data: Path, split: str) -> list[Path]:
 
 def assemble(config: ModelConfig, folder: Path) -> Networks:
     """All networks of a run folder, from the last denoiser stage that is there: stream, rollout or image."""
-    from personalive.training.image_stage import MODULES
-    from personalive.training.prepared import Denoiser, load_frozen
-
     frozen = load_frozen(config, folder)
     denoiser = Denoiser(config)
     stages = [stage for stage in ("stream", "rollout", "image") if (folder / f"{stage}.safetensors").exists()]
@@ -73,3 +105,24 @@ def assemble(config: ModelConfig, folder: Path) -> Networks:
         motion_encoder=frozen.motion_encoder,
         **{name: getattr(denoiser, name) for name in MODULES},
     )
+
+
+def start_from(networks: Networks, folder: Path) -> None:
+    """Fill a run folder with a trained model's parts, as if every stage up to `rollout` had just ended there.
+
+    Files of parts are replaced; checkpoints are not touched.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    config = networks.config
+    nothing = nn.BatchNorm2d(config.autoencoder.latent_channels, affine=False)  # its whitening is folded in already
+    nothing.running_var = torch.ones(config.autoencoder.latent_channels) - nothing.eps
+    parts: dict[str, dict[str, nn.Module]] = {
+        "autoencoder": {"autoencoder": networks.autoencoder, "whitening": nothing},
+        "motion": {"motion_extractor": networks.motion_extractor, "motion_encoder": networks.motion_encoder},
+    }
+    denoiser = {name: getattr(networks, name) for name in MODULES}
+    parts |= {"image": denoiser, "rollout": denoiser}
+    for stage, modules in parts.items():
+        save_modules(
+            {name: module.float() for name, module in modules.items()}, folder / f"{stage}.safetensors", config
+        )

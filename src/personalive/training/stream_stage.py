@@ -1,13 +1,14 @@
 """Stage 3 of the paper: micro-chunk streaming with sliding training, through the product's own streaming step.
 
-A clip slides through the window on the model's own outputs, keyframes in play; gradient flows in windows 0, N-1,
-2(N-1), ... only, and only into the temporal modules. The loss is on the chunk that became clean.
+Clips slide through the window on the model's own outputs, keyframes in play; gradient flows in windows 0, N-1,
+2(N-1), ... only, and only into the temporal modules. The losses are on the chunk that became clean.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from personalive.config import ModelConfig
-from personalive.contracts import HeadMotion, MotionSignals, Networks, ReferenceFeatures
+from personalive.config import ModelConfig, override
+from personalive.contracts import MotionSignals, Networks
 from personalive.motion.signals import Observation, drive, lead_in
 from personalive.streaming import engine
-from personalive.streaming.state import StreamState
+from personalive.streaming.schedule import Schedule
+from personalive.streaming.state import StreamState, map_tensors
+from personalive.training.checkpoint import load_modules
 from personalive.training.clips import Corpus
-from personalive.training.image_stage import MODULES
-from personalive.training.loop import load_modules
-from personalive.training.losses import charbonnier, region_weights
-from personalive.training.prepared import Denoiser, Prepared, latent_importance, load_frozen, prepare
+from personalive.training.judgement import Judge
+from personalive.training.prepared import MODULES, Denoiser, Prepared, latent_importance, load_frozen, prepare
 from personalive.training.recipe import StreamRecipe
 from personalive.training.sheet import strip
 
@@ -35,14 +36,22 @@ class StreamStage:
     name = "stream"
 
     def __init__(
-        self, config: ModelConfig, recipe: StreamRecipe, folder: Path, train: Corpus, held_out: Corpus
+        self,
+        config: ModelConfig,
+        recipe: StreamRecipe,
+        folder: Path,
+        train: Corpus,
+        held_out: Corpus,
+        device: torch.device | None = None,
     ) -> None:
         self.config, self.recipe, self.optimisation = config, recipe, recipe.optimisation
-        frozen = load_frozen(config, folder)
-        self.model = Denoiser(config)
+        self.device = device or torch.device("cpu")
+        frozen = load_frozen(config, folder).to(self.device)
+        self.model = Denoiser(config).to(self.device)
+        self.model.checkpointing(recipe.optimisation.checkpointing)
         load_modules({name: getattr(self.model, name) for name in MODULES}, folder / "rollout.safetensors")
         self.networks = Networks(
-            config=config,
+            config=override(config, {"stream.keyframes_from_step": recipe.keyframes_from_step}),
             autoencoder=frozen.autoencoder,
             motion_extractor=frozen.motion_extractor,
             motion_encoder=frozen.motion_encoder,
@@ -50,112 +59,150 @@ class StreamStage:
         )
         self.train = prepare(config, frozen, train, folder / "prepared.train.safetensors")
         self.held_out = prepare(config, frozen, held_out, folder / "prepared.test.safetensors")
-        self.channels = latent_importance(frozen, self.train)
-        self._pending: _Clip | None = None
+        self.judge = Judge(config, recipe.judgement, frozen.autoencoder, latent_importance(frozen, self.train))
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """The denoiser's networks, so that the stage's file is complete."""
-        return {name: getattr(self.model, name) for name in MODULES}
+        """The denoiser's networks, so that the stage's file is complete, and the discriminator."""
+        return {name: getattr(self.model, name) for name in MODULES} | self.judge.modules()
 
     def learns(self, name: str) -> bool:
-        """Temporal modules only."""
-        return "temporal_modules" in name
+        """Temporal modules (and the discriminator) only."""
+        return "temporal_modules" in name or name.startswith("discriminator.")
 
-    def loss(self, rng: random.Random, _step: int, /) -> dict[str, Tensor]:
-        """Slide the current clip on to its next window with gradient, and return that window's loss."""
-        while True:
-            if self._pending is None or self._pending.window >= self.recipe.windows:
-                self._pending = self._begin(self.train, rng.randrange(self.train.corpus.people), rng.randrange(2**31))
-            clip = self._pending
-            learn = clip.window % self.recipe.gradient_every == 0
+    def losses(self, rng: random.Random, step: int, /) -> Iterator[dict[str, Tensor]]:
+        """Slide new clips through the window; the losses of every `gradient_every`-th one."""
+        people = [rng.randrange(self.train.corpus.people) for _ in range(self.optimisation.batch)]
+        clips = _Clips(self, self.train, people, rng.randrange(2**31), rng.random() < self.recipe.true_start)
+        while clips.window < self.recipe.windows:
+            learn = clips.window % self.recipe.gradient_every == 0
+            if not self.recipe.sliding:
+                clips.forget()
             with torch.set_grad_enabled(learn):
-                latents = clip.slide(self.networks)
-            if learn and clip.shown is not None:
-                return {"loss": self._error(clip, latents)}
+                latents = clips.slide()
+            if learn:
+                yield self._judge(clips, latents, rng, step)
 
-    def _error(self, clip: _Clip, latents: Tensor) -> Tensor:
-        """Charbonnier on the emitted chunk against the true latents of the frames that it shows."""
-        assert clip.shown is not None
-        data, corpus = clip.data, clip.data.corpus
-        target = data.latents[clip.person, clip.shown].float()
-        weight = region_weights(corpus.landmarks[clip.person, clip.shown], target.shape[-1], detail=2.5)
-        return (charbonnier(latents[0] - target) * weight * self.channels).mean()
-
-    def _begin(self, data: Prepared, person: int, seed: int) -> _Clip:
-        return _Clip(self.networks, self.model, data, person, seed)
+    def _judge(self, clips: _Clips, latents: Tensor, rng: random.Random, step: int) -> dict[str, Tensor]:
+        """The emitted chunk against the frames it shows; of the lead-in, which shows none, its start: the reference."""
+        data, person = clips.data, clips.person
+        shown = clips.shown
+        frames = torch.zeros(1, dtype=torch.int64) if shown is None else shown
+        rows = (person[:, None].expand(-1, len(frames)), frames.expand(len(person), -1))
+        return self.judge.losses(
+            latents[:, : len(frames)].flatten(0, 1),  # (B, M, ...) -> (B * M, ...)
+            data.latents[rows].flatten(0, 1).to(self.device).float(),
+            data.corpus.landmarks[rows].flatten(0, 1).to(self.device),
+            data.corpus.images[rows].flatten(0, 1).to(self.device),
+            rng,
+            step,
+        )
 
     def validate(self) -> dict[str, float]:
         """Held-out people streamed: latent error of the chunks that show the clip, and frame-to-frame error."""
-        errors, flicker = [], []
-        for person in range(min(10, self.held_out.corpus.people)):
-            outputs, truth = self._stream(person)
-            errors.append(float((outputs - truth).abs().mean()))
-            flicker.append(float((outputs.diff(dim=0) - truth.diff(dim=0)).abs().mean()))
-        return {"latent_l1": float(np.mean(errors)), "temporal": float(np.mean(flicker))}
+        outputs, truth = self._stream(range(min(10, self.held_out.corpus.people)))
+        temporal = (outputs.diff(dim=1) - truth.diff(dim=1)).abs().mean()
+        return {"latent_l1": float((outputs - truth).abs().mean()), "temporal": float(temporal)}
 
-    def _stream(self, person: int) -> tuple[Tensor, Tensor]:
-        clip = self._begin(self.held_out, person, 7)
+    def _stream(self, people: range) -> tuple[Tensor, Tensor]:
+        """Streamed and true latents of the same frames: (B, F, C, h, w) each."""
+        clips = _Clips(self, self.held_out, list(people), 7, true_start=False)
         outputs, truth = [], []
-        while clip.window < self.recipe.windows:
-            latents = clip.slide(self.networks)
-            if clip.shown is not None:
-                outputs.append(latents[0])
-                truth.append(self.held_out.latents[person, clip.shown].float())
-        return torch.cat(outputs), torch.cat(truth)
+        while clips.window < self.recipe.windows:
+            latents = clips.slide()
+            if clips.shown is not None:
+                outputs.append(latents)
+                truth.append(clips.true_latents(clips.shown))
+        return torch.cat(outputs, 1), torch.cat(truth, 1)
 
     def samples(self) -> np.ndarray[Any, Any]:
         """Rows: truth, then the streamed output of the same frames."""
-        rows = []
-        for person in range(min(3, self.held_out.corpus.people)):
-            outputs, truth = self._stream(person)
-            for latents in (truth, outputs):
-                rows.append(self.networks.autoencoder.decode(latents[:12:2]))
+        outputs, truth = self._stream(range(min(3, self.held_out.corpus.people)))
+        rows = [
+            self.networks.autoencoder.decode(latents[:12:2])
+            for pair in zip(truth, outputs, strict=True)
+            for latents in pair
+        ]
         return strip(rows)
 
 
-class _Clip:
-    """One person's clip on its way through the window: to and fro over the smooth frames, reference = frame 0."""
+class _Clips:
+    """Clips of B people on their way through the window: to and fro over the smooth frames, reference = frame 0.
 
-    def __init__(self, networks: Networks, model: Denoiser, data: Prepared, person: int, seed: int) -> None:
-        self.data, self.person, self.window = data, person, 0
-        start, frames = int(data.corpus.clip_start[person]), data.corpus.frames
-        there = list(range(start, frames))
+    `true_start`: the first window holds true frames, noised to their levels, as the paper trains; else it leads in from
+    the reference, as the product does.
+    """
+
+    def __init__(self, stage: StreamStage, data: Prepared, people: list[int], seed: int, true_start: bool) -> None:
+        self.networks, self.device, self.data, self.window = stage.networks, stage.device, data, 0
+        self.person, self.true_start = torch.tensor(people), true_start
+        stream = stage.config.stream
+        self.chunk, self.lag = stream.chunk_frames, 0 if true_start else stream.levels - 1
+        first = int(data.corpus.clip_start[self.person].max())
+        there = list(range(first, data.corpus.frames))
         self.order = there + there[-2:0:-1]
-        self.reference = self._observe(torch.tensor([0]))
+        self.references = [self._observe(person, torch.tensor([0])) for person in people]
+        lead = stream.lead_in_frames
         with torch.no_grad():
-            picture = data.corpus.images[person, :1].float() / 255
-            head = self.reference.head
-            features: ReferenceFeatures = model.reference(picture, data.latents[person, :1].float(), head)
-            first = self._observe(torch.tensor([self.order[0]]))
-            lead = lead_in(networks, self.reference, first)
-            self.state: StreamState = engine.start(networks, features, lead, seed)
+            pictures = data.corpus.images[self.person, 0].to(self.device).float() / 255
+            latents = data.latents[self.person, 0].to(self.device).float()
+            heads = map_tensors(lambda *parts: torch.cat(parts), *(r.head for r in self.references))
+            features = stage.model.reference(pictures, latents, heads)
+            start = self._lead_in() if not true_start else self._signals(self._frames(0, lead))
+            own = torch.cat([reference.motion for reference in self.references])
+            seeds = [seed + i for i in range(len(people))]
+            self.state: StreamState = engine.start(self.networks, features, start, seeds, reference_motion=own)
+        if true_start:
+            self.forget()
         self.shown: Tensor | None = None
 
-    def _observe(self, frames: Tensor) -> Observation:
-        head = HeadMotion(
-            *(
-                getattr(self.data.head, field)[self.person, frames]
-                for field in ("keypoints", "angles", "translation", "scale")
-            )
-        )
-        return Observation(head, self.data.tokens[self.person, frames])
+    def _observe(self, person: int, frames: Tensor) -> Observation:
+        head = map_tensors(lambda tensor: tensor[person, frames].to(self.device), self.data.head)
+        return Observation(head, self.data.tokens[person, frames].to(self.device))
 
-    def slide(self, networks: Networks) -> Tensor:
-        """The next chunk in, one step, the clean chunk (1, M, C, h, w) out; `shown`: the frames it shows, or None."""
-        stream = networks.config.stream
-        chunk = stream.chunk_frames
+    def _frames(self, start: int, count: int) -> Tensor:
+        return torch.tensor([self.order[i % len(self.order)] for i in range(start, start + count)], dtype=torch.int64)
 
-        def frames(window: int) -> Tensor:
-            return torch.tensor([self.order[i % len(self.order)] for i in range(window * chunk, (window + 1) * chunk)])
+    def true_latents(self, frames: Tensor) -> Tensor:
+        """(F,) frame numbers -> (B, F, C, h, w)."""
+        return self.data.latents[self.person[:, None], frames[None]].to(self.device).float()
 
-        # The clip begins at the reference's own translation: driving is absolute, as in image-level training.
-        signals = drive(networks, self.reference, self.reference, self._observe(frames(self.window)))
+    def _signals(self, frames: Tensor) -> MotionSignals:
+        """(B, F, ...). Clips begin at the reference's own place: driving is absolute, as in image-level training."""
+        parts = [
+            drive(self.networks, reference, reference, self._observe(int(person), frames))
+            for person, reference in zip(self.person, self.references, strict=True)
+        ]
+        return map_tensors(lambda *tensors: torch.cat(tensors), *parts)
+
+    def _lead_in(self) -> MotionSignals:
+        parts = [
+            lead_in(self.networks, reference, self._observe(int(person), self._frames(0, 1)))
+            for person, reference in zip(self.person, self.references, strict=True)
+        ]
+        return map_tensors(lambda *tensors: torch.cat(tensors), *parts)
+
+    def forget(self) -> None:
+        """Replace the window's older chunks by the true latents of their frames, noised to their levels."""
+        begin = (self.window - self.lag) * self.chunk
+        if begin < 0:
+            return  # the lead-in has no true frames
+        lead = self.state.latents.shape[1]
+        true = self.true_latents(self._frames(begin, lead))
+        schedule = Schedule(self.networks.config.stream)
+        timesteps = schedule.window_timesteps(self.device)[:lead].expand(len(self.person), -1)
+        noised = schedule.add_noise(true, torch.randn_like(true), timesteps)
+        self.state = dataclasses.replace(self.state, latents=noised)
+
+    def slide(self) -> Tensor:
+        """The next chunk in, one step, the clean chunk (B, M, C, h, w) out; `shown`: the frames it shows, or None."""
+        newest = (self.window - self.lag) * self.chunk + self.state.latents.shape[1]
+        signals = self._signals(self._frames(newest, self.chunk))
         # Where only the temporal modules ask for gradients, torch 2.13 crashes on the CPU in the backward pass of the
         # first one's group norm. With the pose asking too, every layer passes a gradient on and it does not.
         signals = MotionSignals(signals.motion, signals.pose.detach().requires_grad_(torch.is_grad_enabled()))
-        state, latents = engine.step(networks, self.state, signals)
+        state, latents = engine.step(self.networks, self.state, signals)
         self.state = state.detach()
-        lag = stream.levels - 1
-        self.shown = frames(self.window - lag) if self.window >= lag else None
+        place = self.window - self.lag
+        self.shown = self._frames(place * self.chunk, self.chunk) if place >= 0 else None
         self.window += 1
         return latents

@@ -1,0 +1,138 @@
+"""What a run keeps: checkpoints to go on from, and the trained modules of a finished stage. Both carry their config."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from personalive.config import ModelConfig, from_json, to_json
+from personalive.errors import PersonaLiveError, WeightsError
+
+if TYPE_CHECKING:
+    from personalive.training.loop import Stage
+
+logger = logging.getLogger(__name__)
+
+
+class TrainingError(PersonaLiveError):
+    """A run that cannot go on: a loss that is not a number, a checkpoint of another stage or config."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Everything that changes while a stage learns."""
+
+    stage: Stage
+    optimiser: torch.optim.Optimizer
+    average: dict[str, Tensor]
+
+
+def save(path: Path, progress: Progress, step: int) -> None:
+    """Write a checkpoint; the file is the old one or the new one, never half of it."""
+    stage = progress.stage
+    state = {
+        "stage": stage.name,
+        "config": to_json(stage.config),
+        "step": step,
+        "modules": {name: module.state_dict() for name, module in stage.modules().items()},
+        "average": progress.average,
+        "optimiser": progress.optimiser.state_dict(),
+    }
+    part = path.with_suffix(".part")
+    try:
+        torch.save(state, part)
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:  # torch says RuntimeError for a full disk
+        part.unlink(missing_ok=True)
+        raise TrainingError(f"cannot write {path} ({error}); the checkpoint before it is kept") from error
+
+
+def restore(path: Path, progress: Progress) -> int:
+    """The inverse of `save`: fills the stage, the optimiser and the average, and returns the step.
+
+    Raises TrainingError for a file that is no checkpoint, or one of another stage or config.
+    """
+    stage = progress.stage
+    advice = "move it away, use another --run, or begin anew with --fresh"
+    try:
+        state = torch.load(path, weights_only=True, map_location="cpu")
+        if state["stage"] != stage.name:
+            raise TrainingError(f"{path} is a checkpoint of stage {state['stage']!r}, not of {stage.name!r}: {advice}")
+        _check_config(path, state["config"], stage.config)
+        for name, module in stage.modules().items():
+            module.load_state_dict(state["modules"][name])
+        with torch.no_grad():
+            for name, tensor in progress.average.items():
+                tensor.copy_(state["average"][name])
+        progress.optimiser.load_state_dict(state["optimiser"])
+    except TrainingError:
+        raise
+    except Exception as error:  # torch.load raises half a dozen kinds for a file that is not its own
+        raise TrainingError(f"{path} does not fit this run ({_line(error)}): {advice}") from error
+    logger.info("resumed %s at step %d", stage.name, state["step"])
+    return int(state["step"])
+
+
+def _check_config(path: Path, text: str, config: ModelConfig) -> None:
+    if text != to_json(config):
+        raise TrainingError(f"{path} belongs to another config ({_difference(from_json(text), config)}): use its own")
+
+
+def _difference(theirs: ModelConfig, ours: ModelConfig) -> str:
+    """The first field that differs, for an error message."""
+
+    def walk(a: object, b: object, where: str) -> str | None:
+        if dataclasses.is_dataclass(a) and dataclasses.is_dataclass(b):
+            for field in dataclasses.fields(a):
+                found = walk(getattr(a, field.name), getattr(b, field.name), f"{where}.{field.name}".lstrip("."))
+                if found:
+                    return found
+            return None
+        return None if a == b else f"{where} is {a!r} there, {b!r} here"
+
+    return walk(theirs, ours, "") or "no field differs"
+
+
+def save_modules(modules: Mapping[str, nn.Module], path: Path, config: ModelConfig) -> None:
+    """Float32 weights of some modules in one safetensors file, keys prefixed by the module's name."""
+    from safetensors.torch import save_file
+
+    tensors = {
+        f"{prefix}.{name}": tensor.detach().cpu().contiguous()
+        for prefix, module in modules.items()
+        for name, tensor in module.state_dict().items()
+    }
+    part = path.with_suffix(".part")
+    save_file(tensors, str(part), metadata={"config": to_json(config)})
+    os.replace(part, path)
+
+
+def load_modules(modules: Mapping[str, nn.Module], path: Path) -> None:
+    """The inverse of `save_modules`, strict for each module named. Raises WeightsError naming the stage to run."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.exists():
+        raise WeightsError(f"{path} is missing: run `personalive train --stage {path.stem}` first")
+    try:
+        with safe_open(str(path), "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+    except SafetensorError as error:
+        raise WeightsError(f"{path} is not a safetensors file ({_line(error)}): train its stage again") from error
+    for prefix, module in modules.items():
+        own = {key.removeprefix(prefix + "."): t for key, t in tensors.items() if key.startswith(prefix + ".")}
+        try:
+            module.load_state_dict(own)
+        except RuntimeError as error:
+            raise WeightsError(f"{path} does not fit {prefix}: {str(error).splitlines()[-1].strip()}") from error
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

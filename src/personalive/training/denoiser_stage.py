@@ -1,0 +1,183 @@
+"""What the image and the rollout stage share: the batch, the networks, validation, sample sheets.
+
+Both work on latents that the frozen autoencoder has made once, with motion that the motion networks have predicted
+from pixels (`prepared.py`), so that a step costs the denoiser alone.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from personalive.config import ModelConfig
+from personalive.contracts import MotionSignals, ReferenceFeatures
+from personalive.motion.keypoints import crop_faces, face_box, pose_keypoints
+from personalive.streaming.schedule import Schedule
+from personalive.streaming.state import map_tensors
+from personalive.training import augment
+from personalive.training.clips import Corpus, Pairs, draw_pairs
+from personalive.training.losses import region_weights
+from personalive.training.prepared import (
+    MODULES,
+    Denoiser,
+    Prepared,
+    latent_importance,
+    load_frozen,
+    prepare,
+    self_driving,
+)
+from personalive.training.recipe import ImageRecipe, Regions, RolloutRecipe
+from personalive.training.sheet import strip
+
+
+class Batch:
+    """One drawn batch, everything a stage needs of it, on the device. B references, F driving frames each."""
+
+    def __init__(self, stage: DenoiserStage, data: Prepared, pairs: Pairs, augmented: bool) -> None:
+        person, reference, driving = pairs.person, pairs.reference, pairs.driving
+        rows = person[:, None].expand_as(driving)
+        device, model, corpus = stage.device, stage.model, data.corpus
+        own = self_driving(data.head, person, reference, reference[:, None])
+        self.reference: ReferenceFeatures = model.reference(
+            corpus.images[person, reference].to(device).float() / 255,
+            data.latents[person, reference].to(device).float(),
+            map_tensors(lambda t: t.flatten(0, 1).to(device), own),
+        )
+        head = self_driving(data.head, person, reference, driving)
+        pose = model.pose(map_tensors(lambda t: t.flatten(0, 1).to(device), head))  # (B * F, C0, h, w)
+        self.truth = corpus.images[rows, driving].to(device)  # (B, F, 3, H, W) uint8
+        tokens = stage.tokens(data, rows, driving, augmented)
+        self.signals = MotionSignals(tokens, pose.view(*driving.shape, *pose.shape[1:]))
+        self.target = data.latents[rows, driving].to(device).float()  # (B, F, C, h, w)
+        self.landmarks = corpus.landmarks[rows, driving].to(device)  # (B, F, 68, 2)
+
+    def weights(self, regions: Regions) -> Tensor:
+        """Loss weights of the latent cells by region: (B, F, 1, h, w)."""
+        side = self.target.shape[-1]
+        cells = region_weights(self.landmarks.flatten(0, 1), side, regions.detail, regions.face, regions.rest)
+        return cells.view(*self.target.shape[:2], *cells.shape[1:])
+
+
+class DenoiserStage:
+    """The denoiser's networks on prepared data."""
+
+    name = "denoiser"
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        recipe: ImageRecipe | RolloutRecipe,
+        folder: Path,
+        train: Corpus,
+        held_out: Corpus,
+        device: torch.device,
+    ) -> None:
+        self.config, self.optimisation, self.device = config, recipe.optimisation, device
+        self.frames, self.same_pose = recipe.frames, recipe.same_pose
+        self.learns_motion = False
+        self.frozen = load_frozen(config, folder).to(device)
+        self.autoencoder = self.frozen.autoencoder
+        self.model = Denoiser(config).to(device)
+        self.model.checkpointing(recipe.optimisation.checkpointing)
+        self.train = prepare(config, self.frozen, train, folder / "prepared.train.safetensors")
+        self.held_out = prepare(config, self.frozen, held_out, folder / "prepared.test.safetensors")
+        self.schedule = Schedule(config.stream)
+        self.channels = latent_importance(self.frozen, self.train)
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """Both UNets, the pose guider and the image encoder; the motion encoder where it learns."""
+        found: dict[str, nn.Module] = {name: getattr(self.model, name) for name in MODULES}
+        return found | ({"motion_encoder": self.frozen.motion_encoder} if self.learns_motion else {})
+
+    def learns(self, name: str) -> bool:
+        """All but the temporal modules, which the stream stage trains."""
+        return "temporal_modules" not in name
+
+    def draw(self, rng: random.Random) -> Batch:
+        """The next training batch."""
+        pairs = draw_pairs(self.train.corpus, rng, self.optimisation.batch, self.frames, self.same_pose)
+        return Batch(self, self.train, pairs, augmented=True)
+
+    def tokens(self, data: Prepared, rows: Tensor, driving: Tensor, augmented: bool) -> Tensor:
+        """Motion tokens (B, F, T, D): prepared ones, or, where the encoder learns, of (augmented) face crops."""
+        if not self.learns_motion:
+            return data.tokens[rows, driving].to(self.device)
+        images = data.corpus.images[rows, driving].flatten(0, 1).to(self.device).float() / 255
+        head = map_tensors(lambda t: t[rows, driving].flatten(0, 1).to(self.device), data.head)
+        boxes = face_box(pose_keypoints(head), self.config.image_size, self.config.keypoints)
+        faces = crop_faces(images * 2 - 1, boxes, self.config.motion_encoder.image_size)
+        if augmented:
+            faces = augment.degrade(augment.colour((faces + 1) / 2)) * 2 - 1
+        tokens: Tensor = self.frozen.motion_encoder(faces)
+        return tokens.view(*driving.shape, *tokens.shape[1:])
+
+    def to_clean(self, batch: Batch, sample: Tensor, timesteps: Tensor) -> Tensor:
+        """The model's estimate of the clean latents: (B, F, C, h, w)."""
+        prediction = self.model.predict(sample, timesteps, batch.signals, batch.reference)
+        return self.schedule.to_clean(sample, prediction.float(), timesteps)
+
+    def start(self, batch: Batch) -> Tensor:
+        """The reference's latents noised to the highest level, for every driving frame, as streaming starts."""
+        latents = batch.reference.latents[:, None].expand_as(batch.target)
+        return self.schedule.add_noise(latents, torch.randn_like(latents), self.level(batch, -1))
+
+    def level(self, batch: Batch, index: int) -> Tensor:
+        """Timesteps (B, F), all at one level of the schedule."""
+        return torch.full(batch.target.shape[:2], self.config.stream.timesteps[index], device=self.device)
+
+    @torch.no_grad()
+    def roll_out(self, batch: Batch, steps: int) -> Tensor:
+        """`steps` steps of the short schedule from the start: the sample at the next lower level, or clean."""
+        sample = self.start(batch)
+        for index in range(steps):
+            timesteps = self.level(batch, -1 - index)
+            prediction = self.model.predict(sample, timesteps, batch.signals, batch.reference)
+            sample = self.schedule.ddim_step(sample, prediction.float(), timesteps)
+        return sample
+
+    def _evaluation_batches(self, people: int) -> list[Batch]:
+        frames = self.held_out.corpus.frames
+        driving = torch.arange(1, frames, max(1, frames // 4))[None]
+        return [
+            Batch(self, self.held_out, Pairs(torch.tensor([p]), torch.tensor([0]), driving), augmented=False)
+            for p in range(min(people, self.held_out.corpus.people))
+        ]
+
+    def validate(self) -> dict[str, float]:
+        """Held-out people, reference = frame 0, all steps: pixel L1 of the output, of copying, of the autoencoder."""
+        self.model.eval()
+        sums = {"l1": 0.0, "copy": 0.0, "bound": 0.0, "one_step": 0.0, "mouth": 0.0, "mouth_copy": 0.0}
+        batches = self._evaluation_batches(10)
+        for batch in batches:
+            truth = batch.truth[0].float() / 255
+            outputs = {
+                "l1": self.autoencoder.decode(self.roll_out(batch, self.config.stream.levels)[0]),
+                "one_step": self.autoencoder.decode(self.to_clean(batch, self.start(batch), self.level(batch, -1))[0]),
+                "bound": self.autoencoder.decode(batch.target[0]),
+                "copy": self.autoencoder.decode(batch.reference.latents).expand_as(truth),
+            }
+            for key, output in outputs.items():
+                sums[key] += float((output - truth).abs().mean())
+            mouth = region_weights(batch.landmarks[0], truth.shape[-1], detail=1.0, face=0.0, rest=0.0)
+            for key, output in (("mouth", outputs["l1"]), ("mouth_copy", outputs["copy"])):
+                sums[key] += float(((output - truth).abs() * mouth).sum() / mouth.sum() / 3)
+        self.model.train()
+        return {key: value / len(batches) for key, value in sums.items()}
+
+    def samples(self) -> np.ndarray[Any, Any]:
+        """Rows: reference, then truth and output of four driving frames."""
+        self.model.eval()
+        rows = []
+        for batch in self._evaluation_batches(6):
+            truth = batch.truth[0].float() / 255
+            output = self.autoencoder.decode(self.roll_out(batch, self.config.stream.levels)[0])
+            pairs = torch.stack([truth, output], 1).flatten(0, 1)  # (4, 2, ...) -> (8, ...)
+            rows.append(torch.cat([self.autoencoder.decode(batch.reference.latents), pairs]))
+        self.model.train()
+        return strip(rows)

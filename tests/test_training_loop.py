@@ -1,0 +1,308 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import math
+import os
+import random
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from personalive.config import TOY, override
+from personalive.errors import ConfigError, WeightsError
+from personalive.training.checkpoint import TrainingError, load_modules, save_modules
+from personalive.training.loop import RunOptions, train
+from personalive.training.optimiser import MuonAdamW, build_optimiser, orthogonalise
+from personalive.training.processes import Processes, seeded
+from personalive.training.recipe import Optimisation
+
+
+class Regression:
+    """The smallest stage: y = 2x by a linear layer, `updates` losses a batch."""
+
+    name = "regression"
+
+    def __init__(self, steps: int, bad_at: int = -1, updates: int = 1, **settings: Any) -> None:
+        chosen: dict[str, Any] = {"batch": 4, "rate": 0.05, "warmup": 1, "weight_decay": 0.0, "optimiser": "adamw"}
+        self.config = TOY
+        self.optimisation = Optimisation(steps=steps, **(chosen | settings))
+        torch.manual_seed(5)
+        self.layer = nn.Linear(1, 1)
+        self.frozen = nn.Linear(1, 1)
+        self.bad_at, self.updates = bad_at, updates
+        self.seen: list[float] = []
+        self.at_step: Callable[[int], None] = lambda step: None
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        return {"layer": self.layer, "frozen": self.frozen}
+
+    def learns(self, name: str) -> bool:
+        return name.startswith("layer.")
+
+    def losses(self, rng: random.Random, step: int, /) -> Iterator[dict[str, Tensor]]:
+        self.at_step(step)
+        for _ in range(self.updates):
+            x = torch.randn(4, 1) + rng.random()
+            self.seen.append(float(x.sum()))
+            scale = math.nan if step == self.bad_at else 1.0
+            yield {"loss": (self.layer(x) - 2 * x).square().mean() * scale}
+
+    def validate(self) -> dict[str, float]:
+        return {"weight": float(self.layer.weight)}
+
+    def samples(self) -> np.ndarray[Any, Any] | None:
+        return np.zeros((4, 4, 3), np.uint8)
+
+
+class _Stops(Optimisation):
+    """An Optimisation that ends after `last` steps while its schedule stays that of the whole run."""
+
+    def __init__(self, whole: Optimisation, last: int) -> None:
+        super().__init__(**dataclasses.asdict(whole) | {"steps": last})
+        object.__setattr__(self, "whole", whole)
+
+    def rate_at(self, step: int) -> float:
+        whole: Optimisation = object.__getattribute__(self, "whole")
+        return whole.rate_at(step)
+
+
+@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+@pytest.mark.parametrize("updates", [1, 3])
+def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path, optimiser: str, updates: int) -> None:
+    made = [Regression(40, updates=updates, accumulate=2, optimiser=optimiser) for _ in range(3)]
+    whole, first, second = made
+    before = first.frozen.weight.clone()
+    train(whole, RunOptions(tmp_path / "a"))
+    # The first part ends early (as a budget would end it), the second resumes under the full schedule.
+    first.optimisation = _Stops(first.optimisation, 17)
+    train(first, RunOptions(tmp_path / "b"))
+    train(second, RunOptions(tmp_path / "b"))
+    assert first.seen + second.seen == whole.seen
+    assert torch.equal(whole.layer.weight, second.layer.weight)
+    assert torch.equal(before, first.frozen.weight)
+    loaded = [nn.Linear(1, 1), nn.Linear(1, 1)]
+    for module, folder in zip(loaded, "ab", strict=True):
+        load_modules({"layer": module}, tmp_path / folder / "regression.safetensors")
+    assert torch.equal(loaded[0].weight, loaded[1].weight)
+    assert abs(loaded[0].weight.item() - 2) < abs(Regression(1).layer.weight.item() - 2)
+
+
+def test_two_batches_are_one_twice_as_large() -> None:
+    """The gradient of an accumulated step is the mean over its batches."""
+    stage = Regression(1, accumulate=2, optimiser="adamw", clip=1e9)
+    losses = [next(stage.losses(_seeded_draw(0, 0, index), 0))["loss"] for index in (0, 1)]
+    (sum(losses, torch.zeros(())) / 2).backward()  # type: ignore[no-untyped-call]
+    assert stage.layer.weight.grad is not None
+    wanted = stage.layer.weight.grad.clone()
+    other = Regression(1, accumulate=2, optimiser="adamw", clip=1e9)
+    seen: list[Tensor] = []
+    other.layer.weight.register_hook(lambda gradient: seen.append(gradient.clone()))  # type: ignore[no-untyped-call]
+    from personalive.training.loop import _Learner
+
+    _Learner(other, Processes("cpu")).step(0, 0)
+    assert torch.allclose(sum(seen, torch.zeros(())), wanted, atol=1e-6)
+
+
+def _seeded_draw(*parts: int) -> random.Random:
+    rng = seeded(*parts)
+    seeded(*parts, 0)
+    return rng
+
+
+def test_random_numbers_are_a_function_of_their_seed() -> None:
+    first = (seeded(1, 2, 3).random(), torch.rand(2).tolist())
+    assert first == (seeded(1, 2, 3).random(), torch.rand(2).tolist())
+    assert first != (seeded(1, 2, 4).random(), torch.rand(2).tolist())
+
+
+def test_a_budget_of_nothing_saves_and_stops(tmp_path: Path) -> None:
+    figures = train(Regression(1000), RunOptions(tmp_path, budget_minutes=0.0))
+    assert "weight" in figures
+    assert torch.load(tmp_path / "regression.checkpoint", weights_only=True)["step"] <= 1
+
+
+def test_sigterm_saves_and_stops(tmp_path: Path) -> None:
+    stage = Regression(1000)
+    stage.at_step = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 5 else None
+    assert "weight" in train(stage, RunOptions(tmp_path))
+    assert torch.load(tmp_path / "regression.checkpoint", weights_only=True)["step"] == 6
+    assert (tmp_path / "regression.safetensors").exists()
+
+
+def test_not_a_number_names_the_step_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    train(Regression(5), RunOptions(tmp_path))
+    before = (tmp_path / "regression.checkpoint").read_bytes()
+    with pytest.raises(TrainingError, match=r"step 7: the loss is nan; .*regression.checkpoint is from before"):
+        train(Regression(20, bad_at=7), RunOptions(tmp_path))
+    assert (tmp_path / "regression.checkpoint").read_bytes() == before
+
+
+def test_the_log_has_rows_pictures_and_a_board(tmp_path: Path) -> None:
+    reported: list[tuple[int, int | None]] = []
+    train(Regression(20), RunOptions(tmp_path, log_steps=10, report=lambda a, b: reported.append((a, b))))
+    with (tmp_path / "regression.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["step"]) for row in rows] == [10, 20]
+    assert float(rows[1]["loss"]) < float(rows[0]["loss"])
+    assert reported[-1] == (20, 20)
+    assert (tmp_path / "regression.png").exists()
+    with (tmp_path / "regression.validation.csv").open() as file:
+        assert float(next(csv.DictReader(file))["weight"]) > 0
+    pytest.importorskip("tensorboard")
+    assert any((tmp_path / "tensorboard" / "regression").iterdir())
+
+
+# ---------------------------------------------------------------- checkpoints
+
+
+def test_a_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
+    train(Regression(2), RunOptions(tmp_path))
+    foreign = Regression(4)
+    foreign.layer = nn.Linear(3, 1)
+    with pytest.raises(TrainingError, match="does not fit"):
+        train(foreign, RunOptions(tmp_path))
+
+
+def test_a_checkpoint_of_another_config_names_the_field(tmp_path: Path) -> None:
+    train(Regression(2), RunOptions(tmp_path))
+    other = Regression(4)
+    other.config = override(TOY, {"stream.tau": 9.0})
+    with pytest.raises(TrainingError, match=r"stream\.tau is 0\.5 there, 9\.0 here"):
+        train(other, RunOptions(tmp_path))
+
+
+def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "regression.checkpoint").write_bytes(b"half a file")
+    with pytest.raises(TrainingError, match="does not fit this run"):
+        train(Regression(2), RunOptions(tmp_path))
+
+
+def test_a_disk_that_is_full_keeps_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train(Regression(5), RunOptions(tmp_path))
+    before = (tmp_path / "regression.checkpoint").read_bytes()
+
+    def full(_state: Any, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(TrainingError, match="No space left"):
+        train(Regression(9), RunOptions(tmp_path))
+    assert (tmp_path / "regression.checkpoint").read_bytes() == before
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_missing_part_names_the_stage_to_run(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="--stage motion"):
+        load_modules({"x": nn.Linear(1, 1)}, tmp_path / "motion.safetensors")
+    (tmp_path / "motion.safetensors").write_bytes(b"nothing")
+    with pytest.raises(WeightsError, match="not a safetensors file"):
+        load_modules({"x": nn.Linear(1, 1)}, tmp_path / "motion.safetensors")
+
+
+def test_saved_modules_come_back(tmp_path: Path) -> None:
+    a, b = nn.Linear(2, 3), nn.Linear(2, 3)
+    save_modules({"m": a}, tmp_path / "x.safetensors", TOY)
+    load_modules({"m": b}, tmp_path / "x.safetensors")
+    assert torch.equal(a.weight, b.weight)
+    with pytest.raises(WeightsError, match="does not fit"):
+        load_modules({"m": nn.Linear(4, 3)}, tmp_path / "x.safetensors")
+
+
+# ---------------------------------------------------------------- optimisers
+
+
+@pytest.mark.parametrize("shape", [(5, 12), (12, 5), (7, 7)])
+def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(shape)
+    left, _, right = torch.linalg.svd(matrix, full_matrices=False)
+    found = orthogonalise(matrix)
+    assert torch.linalg.svdvals(found).tolist() == pytest.approx([1.0] * min(shape), abs=0.4)
+    assert float((found - left @ right).norm() / (left @ right).norm()) < 0.4
+
+
+def test_vectors_learn_by_adamw_exactly() -> None:
+    torch.manual_seed(0)
+    ours, theirs = nn.Parameter(torch.randn(6)), nn.Parameter(torch.zeros(6))
+    theirs.data.copy_(ours.data)
+    a = MuonAdamW([{"params": [ours]}], lr=0.01, betas=(0.9, 0.99))
+    b = torch.optim.AdamW([theirs], lr=0.01, betas=(0.9, 0.99), weight_decay=0.0)
+    for _ in range(5):
+        gradient = torch.randn(6)
+        ours.grad, theirs.grad = gradient.clone(), gradient.clone()
+        a.step(), b.step()
+    assert torch.allclose(ours, theirs, atol=1e-6)
+
+
+def test_muon_takes_matrices_and_kernels_only() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Linear(4, 5))
+    named = {f"x.{name}": p for name, p in network.named_parameters()}
+    named["x.conv_in.weight"] = nn.Parameter(torch.zeros(2, 2))
+    optimiser = build_optimiser(named, Optimisation(steps=1, batch=1, rate=0.1, optimiser="muon"))
+    muon = {id(p) for group in optimiser.param_groups if group["muon"] for p in group["params"]}
+    assert muon == {id(network[0].weight), id(network[1].weight)}
+
+
+def test_eight_bit_states_name_what_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ConfigError, match="pip install bitsandbytes"):
+        build_optimiser({}, Optimisation(steps=1, batch=1, rate=0.1, optimiser="adamw8bit"))
+
+
+# ---------------------------------------------------------------- several processes
+
+
+def _worker(rank: int, port: int, folder: str, accumulate: int) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+    }
+    torch.set_num_threads(1)
+    stage = Regression(8, accumulate=accumulate, updates=2)
+    figures = train(stage, RunOptions(Path(folder), log_steps=2))
+    assert bool(figures) == (rank == 0)
+    torch.distributed.destroy_process_group()
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_two_processes_give_the_losses_and_weights_of_one(tmp_path: Path) -> None:
+    train(Regression(8, accumulate=2, updates=2), RunOptions(tmp_path / "one", log_steps=2))
+    torch.multiprocessing.spawn(_worker, args=(_free_port(), str(tmp_path / "two"), 2), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+    rows = []
+    for folder in ("one", "two"):
+        with (tmp_path / folder / "regression.csv").open() as file:
+            rows.append([float(row["loss"]) for row in csv.DictReader(file)])
+    assert len(rows[0]) == 4
+    assert rows[0] == pytest.approx(rows[1], abs=1e-5)
+    layers = [nn.Linear(1, 1), nn.Linear(1, 1)]
+    for layer, folder in zip(layers, ("one", "two"), strict=True):
+        load_modules({"layer": layer}, tmp_path / folder / "regression.safetensors")
+    assert torch.allclose(layers[0].weight, layers[1].weight, atol=1e-6)
+
+
+def test_processes_that_cannot_share_evenly_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    processes = Processes("cpu")
+    monkeypatch.setattr(Processes, "count", 2)
+    assert list(processes.share(4)) == [0, 2]
+    with pytest.raises(ConfigError, match="multiple of 2"):
+        processes.share(3)
