@@ -15,7 +15,7 @@ import pytest
 from command import Command, save_portrait, save_toy
 from personalive import __version__, animate, cli, gallery, pipeline
 from personalive.animate import AnimateOptions
-from personalive.config import TOY
+from personalive.config import TOY, override
 from personalive.errors import InputError
 from personalive.rendering import builtin, people
 from personalive.reporting import DEBUG_VARIABLE, progress_bar
@@ -238,13 +238,37 @@ def test_train_passes_its_options_on(command: Command, monkeypatch: pytest.Monke
     ended = command(
         "train", "--stage", "image", "--data", "d", "--run", "r", "--recipe", tmp_path / "r.toml", "--fresh",
         "--set", "image.optimisation.steps=7", "--set", "image.level_odds=[0.5, 0.5]", "--budget-minutes", "1.5",
-        "--config", "toy", "--seed", "3",
+        "--config", "toy", "--seed", "3", "--device", "cpu", "--config-set", "stream.keyframes=0",
     )  # fmt: skip
     assert (ended.code, ended.out) == (0, "r/image.safetensors: l1 0.125\n")
-    stage, sizes, recipe, data, options = asked[0]
-    assert (stage, sizes, data, options.folder) == ("image", TOY, Path("d"), Path("r"))
+    stage, sizes, recipe, data, options, start = asked[0]
+    assert (stage, data, options.folder, options.device, start) == ("image", Path("d"), Path("r"), "cpu", None)
+    assert sizes == override(TOY, {"stream.keyframes": 0})
     assert (recipe.image.frames, recipe.image.optimisation.steps, recipe.image.level_odds) == (3, 7, (0.5, 0.5))
     assert (options.resume, options.budget_minutes, options.seed) == (False, 1.5, 3)
+
+
+def test_several_processes_run_the_same_command(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    started: list[tuple[int, tuple[str, ...]]] = []
+
+    def elastic_launch(config: Any, program: str) -> Any:
+        assert program == sys.executable
+        return lambda *line: started.append((config.nproc_per_node, line))
+
+    for name in ("OMP_NUM_THREADS", "ACCELERATE_USE_CPU", "PERSONALIVE_PROCESS"):
+        monkeypatch.setenv(name, "1")  # so that it is put back afterwards
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", elastic_launch)
+    monkeypatch.setattr("sys.argv", ["personalive", "train", "--stage", "image"])
+    arguments = ("--stage", "image", "--data", "d", "--run", tmp_path / "r", "--processes", "2", "--device", "cpu")
+    assert command("train", *arguments).code == 0
+    assert started == [(2, ("-m", "personalive", "train", "--stage", "image"))]
+    # In the processes that it starts the same command trains: it does not start others.
+    monkeypatch.setattr(training, "train_stage", lambda *_: {})
+    ended = command("train", *arguments)
+    assert (ended.code, ended.out, len(started)) == (0, "", 1)
 
 
 def test_export_writes_a_checkpoint(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -262,12 +286,15 @@ def test_export_writes_a_checkpoint(command: Command, monkeypatch: pytest.Monkey
         ([], "nothing to do; give --stage"),
         (["--stage", "dance", "--data", "d"], "there is no stage 'dance'; choose one of autoencoder, motion"),
         (["--stage", "image"], "--stage needs --data"),
-        (["--export", "x", "--config", "huge"], "there is no config 'huge'; choose one of mini, toy"),
+        (["--export", "x", "--config", "huge"], "there is no config 'huge'; choose one of mini, official, toy"),
         (["--stage", "image", "--data", "d", "--set", "x"], "--set x: write it as name=value"),
         (["--stage", "image", "--data", "d", "--set", "image.x=1"], "unknown key 'x'"),
         (["--stage", "image", "--data", "d", "--recipe", "none.toml"], "cannot read the recipe none.toml"),
         (["--stage", "image", "--data", "none"], "none holds no train-*.tar: render people"),
         (["--export", "x.safetensors"], "--stage"),
+        (["--stage", "image", "--data", "d", "--config-set", "stream.keyframe=1"], "unknown field"),
+        (["--stage", "image", "--data", "d", "--init", "mini", "--config", "toy"], "is of config 'mini', not 'toy'"),
+        (["--stage", "image", "--data", "d", "--init", "nobody"], "nobody"),
     ],
 )
 def test_train_refuses(command: Command, tmp_path: Path, arguments: list[str], says: str) -> None:

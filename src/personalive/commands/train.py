@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from personalive.contracts import Networks
 
 CONFIGS = ("mini", "official", "toy")
+_LAUNCHED = "PERSONALIVE_PROCESS"  # set in the processes that --processes starts
 
 
 @reported
@@ -60,10 +60,11 @@ def train_stage_or_export(
 ) -> None:
     """Train a stage of a model, or export a checkpoint.
 
-    Ctrl-C saves a checkpoint and ends; the same command goes on from there.
+    Ctrl-C saves a checkpoint and ends; the same command goes on from there. For several machines start the command on
+    each by `accelerate launch -m personalive train ...` instead of --processes.
     """
     _check_training(stage, data, export, config)
-    if processes > 1 and "LOCAL_RANK" not in os.environ:
+    if processes > 1 and _LAUNCHED not in os.environ:
         _launch(processes, device)
         return
     start_log(logging.INFO, "%(asctime)s %(message)s")
@@ -97,13 +98,22 @@ def train_stage_or_export(
 
 
 def _launch(processes: int, device: str) -> None:
-    """The same command in several processes. Ends in typer.Exit with their exit code."""
-    kind = ["--cpu"] if device == "cpu" else ["--multi_gpu"]
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), *kind]
-    defaults = ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
-    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    command = [*launcher, *defaults, "-m", "personalive", *sys.argv[1:]]
-    raise typer.Exit(subprocess.call(command, env={**os.environ, **threads}))
+    """The same command in several processes of this machine, by torch's launcher. Raises TrainingError if one fails."""
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    from personalive.training.checkpoint import TrainingError
+
+    os.environ[_LAUNCHED] = "1"
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if device == "cpu":
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+    alone = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "run_id": str(os.getpid()), "max_restarts": 0}
+    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=processes, **alone)
+    try:
+        elastic_launch(config, sys.executable)("-m", "personalive", *sys.argv[1:])
+    except ChildFailedError as error:
+        raise TrainingError("a process of the run failed; its own message stands above") from error
 
 
 def _trained(model: str, sizes: ModelConfig) -> Networks:
