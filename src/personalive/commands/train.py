@@ -108,8 +108,10 @@ def _launch(processes: int, device: str) -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if device == "cpu":
         os.environ["ACCELERATE_USE_CPU"] = "true"
-    alone = {"rdzv_backend": "c10d", "rdzv_endpoint": "127.0.0.1:0", "run_id": str(os.getpid()), "max_restarts": 0}
-    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=processes, **alone)
+    config = LaunchConfig(
+        min_nodes=1, max_nodes=1, nproc_per_node=processes, rdzv_backend="c10d", rdzv_endpoint="127.0.0.1:0",
+        run_id=str(os.getpid()), max_restarts=0,
+    )  # fmt: skip
     try:
         elastic_launch(config, sys.executable)("-m", "personalive", *sys.argv[1:])
     except ChildFailedError as error:
