@@ -26,6 +26,7 @@ from personalive.rendering.people import (
     SEED_RANGES,
     Plan,
     plan_clip,
+    plan_expression,
     plan_person,
     render_clip,
     render_people,
@@ -204,6 +205,15 @@ def test_gaze_moves_the_irises(renderer: Renderer) -> None:
     eyes = known(record).landmarks[0, 36:48, 1]
     assert change.sum() > 5
     assert (np.abs(rows - eyes.mean()) < 0.12).mean() > 0.9
+
+
+def test_an_expression_clip_moves_the_face_alone() -> None:
+    plan, clip = plan_expression(900_001, 30), plan_clip(900_001, 30)
+    assert len(set(plan.poses)) == 1
+    assert abs(plan.poses[0].yaw) < 20
+    np.testing.assert_array_equal(plan.expression, clip.expression)
+    assert plan.expression[:, PLACE["jawOpen"]].std() > 0.01
+    assert plan_expression(900_002, 30).poses != plan.poses
 
 
 def test_portraits_and_clips_have_their_shapes(toy: FaceModel) -> None:

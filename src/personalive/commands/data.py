@@ -25,7 +25,10 @@ def render(
     frames: Annotated[int, typer.Option(help="Frames of each person.")] = 40,
     workers: Annotated[int, typer.Option(help="Processes at a time.")] = 2,
     split: Annotated[
-        str, typer.Option(help="train, test (people held out) or clip (held out, one clip each).")
+        str,
+        typer.Option(
+            help="train, test (people held out), clip (held out, one clip each) or expression (the same, heads still)."
+        ),
     ] = "train",
     first_seed: Annotated[
         int | None, typer.Option(help="Seed of the first person; default: the split's first.")

@@ -8,6 +8,8 @@ from torch import Tensor
 
 SSIM_WINDOW = 11
 SSIM_SIGMA = 1.5
+MS_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+LUMA = (0.299, 0.587, 0.114)
 
 
 def l1(output: Tensor, truth: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -32,6 +34,33 @@ def ssim(output: Tensor, truth: Tensor) -> Tensor:
     Wang et al. 2004: Gaussian window 11x11 of standard deviation 1.5, K1 = 0.01, K2 = 0.03, data range 1, valid
     windows only, mean over positions and channels.
     """
+    return _similarity(output, truth)[0]
+
+
+def ms_ssim(output: Tensor, truth: Tensor) -> Tensor:
+    """Multi-scale structural similarity per picture, 0..1 (equal), higher is better: (N, 3, H, W) twice -> (N,).
+
+    Wang, Simoncelli and Bovik 2003: the product over scales of contrast-structure terms, and of the whole similarity
+    at the coarsest, each (negative ones as 0) to the power of MS_WEIGHTS; 2x2 averages between scales. Five scales
+    need a side of 161; of smaller pictures the first scales that fit an 11x11 window count (four at 128), with their
+    weights brought to a sum of 1. Such figures compare with each other only. Raises ValueError below 11 pixels.
+    """
+    side = min(output.shape[-2:])
+    scales = next((n for n in range(5, 0, -1) if (side - 1) >> (n - 1) >= SSIM_WINDOW - 1), 0)
+    if not scales:
+        raise ValueError(f"pictures of {side} pixels are smaller than the window of {SSIM_WINDOW}")
+    weights = torch.tensor(MS_WEIGHTS[:scales], dtype=output.dtype)
+    terms = []
+    for scale in range(scales):
+        whole, structure = _similarity(output, truth)
+        terms.append(whole if scale == scales - 1 else structure)
+        output, truth = functional.avg_pool2d(output, 2), functional.avg_pool2d(truth, 2)
+    powers = (weights / weights.sum())[:, None]
+    return (torch.stack(terms).clamp(min=0) ** powers).prod(0)
+
+
+def _similarity(output: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean similarity and mean contrast-structure term of each picture: (N,), (N,)."""
     channels = output.shape[1]
     place = torch.arange(SSIM_WINDOW, dtype=output.dtype) - SSIM_WINDOW // 2
     line = torch.exp(-place.square() / (2 * SSIM_SIGMA**2))
@@ -46,9 +75,29 @@ def ssim(output: Tensor, truth: Tensor) -> Tensor:
     var_y = blur(truth.square()) - mean_y.square()
     covariance = blur(output * truth) - mean_x * mean_y
     c1, c2 = 0.01**2, 0.03**2
-    top = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    bottom = (mean_x.square() + mean_y.square() + c1) * (var_x + var_y + c2)
-    return (top / bottom).mean((1, 2, 3))
+    structure = (2 * covariance + c2) / (var_x + var_y + c2)
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
+    return (luminance * structure).mean((1, 2, 3)), structure.mean((1, 2, 3))
+
+
+def sharpness(pictures: Tensor) -> Tensor:
+    """Variance of the Laplacian of luma per picture, 0 (flat) upwards, of no unit: (N, 3, H, W) -> (N,).
+
+    Luma 0.299 R + 0.587 G + 0.114 B; the four-neighbour Laplacian, valid positions. Noise raises it as detail does.
+    """
+    luma = (pictures * torch.tensor(LUMA, dtype=pictures.dtype)[:, None, None]).sum(1, keepdim=True)
+    kernel = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]], dtype=pictures.dtype)
+    return functional.conv2d(luma, kernel[None, None]).var((1, 2, 3), unbiased=False)
+
+
+def pyramid_distance(first: Tensor, second: Tensor) -> Tensor:
+    """Mean L1 over a picture and its averages over 2, 4 and 8 pixels, 0 (equal)..1: (N, 3, H, W) twice -> (N,).
+
+    The stand-in where LPIPS is not installed: fine change and coarse change count alike, as they do not in plain L1.
+    """
+    difference = first - second
+    scales = [difference if size == 1 else functional.avg_pool2d(difference, size) for size in (1, 2, 4, 8)]
+    return torch.stack([scale.abs().mean((1, 2, 3)) for scale in scales]).mean(0)
 
 
 def region(landmarks: Tensor, first: int, last: int, side: int, margin: float) -> Tensor:

@@ -8,7 +8,7 @@ reconstruction of the true frame, which no output of this model can be expected 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
@@ -17,7 +17,8 @@ from torch import Tensor
 from personalive.data.landmarks import landmarks_of
 from personalive.data.shards import PersonRecord
 from personalive.evaluation import metrics
-from personalive.media.frames import Pixels, resize_to, to_signed, to_unit
+from personalive.evaluation.temporal import compare
+from personalive.media.frames import Pixels, resize_to, to_signed, to_uint8, to_unit
 from personalive.pipeline import PersonaLive
 
 CHANNELS = ("output", "copy", "autoencoder")
@@ -52,7 +53,10 @@ def _measure(model: PersonaLive, person: PersonRecord, truth: Pixels, output: Pi
     rebuilt = model.networks.autoencoder.decode(model.networks.autoencoder.encode(to_signed(truth)))
     channels = {"output": to_unit(output), "copy": to_unit(copy).expand_as(wanted), "autoencoder": rebuilt}
     landmarks = torch.from_numpy(landmarks_of(person)[1:])
-    return {name: _figures(picture, wanted, landmarks) for name, picture in channels.items()}
+    return {
+        name: _figures(picture, wanted, landmarks) | asdict(compare(to_uint8(picture), truth))
+        for name, picture in channels.items()
+    }
 
 
 def _figures(picture: Tensor, truth: Tensor, landmarks: Tensor) -> dict[str, float]:
@@ -66,6 +70,7 @@ def _figures(picture: Tensor, truth: Tensor, landmarks: Tensor) -> dict[str, flo
     figures = {
         "L1": float(metrics.l1(picture, truth).mean()),
         "SSIM": float(metrics.ssim(picture, truth).mean()),
+        "MS-SSIM": float(metrics.ms_ssim(picture, truth).mean()),
         "PSNR": float(metrics.psnr(picture, truth).mean()),
     }
     return figures | {f"{name} L1": float(metrics.l1(picture, truth, m).nanmean()) for name, m in masks.items()}

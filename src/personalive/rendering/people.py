@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -30,7 +30,7 @@ from personalive.rendering.ground_truth import (
 from personalive.rendering.motion import EXPRESSIONS, contrasting_expressions, motion_clip, near_neutral, wide_pose
 from personalive.rendering.renderer import Renderer
 
-Split = Literal["train", "test", "clip"]
+Split = Literal["train", "test", "clip", "expression"]
 
 FPS = 25.0
 SHARD_PEOPLE = 32
@@ -39,6 +39,7 @@ SEED_RANGES: dict[Split, tuple[int, int]] = {
     "train": (10_000, 900_000),
     "test": (900_000, 1_000_000),
     "clip": (900_000, 1_000_000),
+    "expression": (900_000, 1_000_000),
 }
 # Mesa's rasteriser and numpy both start threads that only get in each other's way.
 WORKER_ENVIRONMENT = {"LP_NUM_THREADS": "0", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
@@ -88,6 +89,18 @@ def plan_clip(clip_seed: int, frames: int, fps: float = FPS, liveliness: float =
     rng = np.random.default_rng([clip_seed, 7])
     faces, poses = motion_clip(rng, frames, fps, from_neutral=True, liveliness=liveliness)
     return Plan(faces, tuple(Pose(*map(float, row)) for row in poses), ("clip",) * frames, (0,) * frames)
+
+
+def plan_expression(seed: int, frames: int) -> Plan:
+    """A clip in which only the face moves: the head is held in a calm pose."""
+    clip, (_, pose) = plan_clip(seed, frames), near_neutral(np.random.default_rng([seed, 9]))
+    return replace(clip, poses=(pose,) * frames)
+
+
+def _plan(seed: int, frames: int, split: Split) -> Plan:
+    if split == "clip":
+        return plan_clip(seed, frames)
+    return plan_expression(seed, frames) if split == "expression" else plan_person(seed, frames)
 
 
 def render_person(renderer: Renderer, seed: int, plan: Plan) -> PersonRecord:
@@ -160,8 +173,8 @@ def render_people(
     """Render `people` people from `first_seed` on into shards `<split>-00000.tar`...; returns their paths.
 
     Complete shards are kept, so an interrupted run can be repeated. Split "clip" renders one smooth clip of `frames`
-    frames per (held-out) person instead of the mixed frames. Call it under `if __name__ == "__main__":` in a script,
-    because the workers are fresh processes that import it.
+    frames per (held-out) person instead of the mixed frames, "expression" one in which only the face moves. Call it
+    under `if __name__ == "__main__":` in a script, because the workers are fresh processes that import it.
 
     Raises:
         ConfigError: the seeds leave the range of the split, or a number is out of range.
@@ -199,8 +212,7 @@ def _render_shard(face_model: Path | str, path: Path, seeds: range, size: int, f
     if key not in _renderers:
         _renderers[key] = Renderer(load_face_model(face_model), size)
     renderer = _renderers[key]
-    plans = ((seed, plan_clip(seed, frames) if split == "clip" else plan_person(seed, frames)) for seed in seeds)
-    write_shard(path, (render_person(renderer, seed, plan) for seed, plan in plans))
+    write_shard(path, (render_person(renderer, seed, _plan(seed, frames, split)) for seed in seeds))
     return path
 
 

@@ -1,0 +1,99 @@
+"""Figures as rows with their interval and goal, written as JSON and Markdown, with where they come from."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from personalive import contracts
+from personalive.evaluation.statistics import Estimate
+
+
+@dataclass(frozen=True)
+class Row:
+    """One figure: where it belongs, what it is, its mean over cases with interval, and what was asked.
+
+    goal None: nothing was asked. higher: whether more is better.
+    """
+
+    section: str
+    measure: str
+    estimate: Estimate
+    goal: float | None = None
+    higher: bool = True
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the mean reaches the goal; None where there is no goal or nothing was measured."""
+        if self.goal is None or math.isnan(self.estimate.mean):
+            return None
+        return self.estimate.mean >= self.goal if self.higher else self.estimate.mean <= self.goal
+
+
+def provenance(model: str) -> dict[str, str]:
+    """What every figure has to say about itself: model, commit, machine, torch and date."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
+    return {
+        "model": model,
+        "commit": _commit(),
+        "machine": f"{device}, {torch.get_num_threads()} threads, {platform.system()}",
+        "torch": torch.__version__,
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }
+
+
+def _commit() -> str:
+    root = Path(contracts.__file__).parents[2]
+    if not (root / ".git").exists():
+        return "installed, no repository"
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=10"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def markdown(rows: Sequence[Row], source: dict[str, str]) -> str:
+    """A table with a line for each row; "not measured" where there is no number."""
+    lines = [
+        ", ".join(f"{name}: {value}" for name, value in source.items()),
+        "",
+        "| | measure | mean | 95 % | cases | asked | reached |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        e = row.estimate
+        goal = "" if row.goal is None else f"{'>=' if row.higher else '<='} {row.goal:g}"
+        met = {None: "", True: "yes", False: "no"}[row.met]
+        number = f"{e.mean:.4f} | {e.low:.4f} .. {e.high:.4f}" if e.count else "not measured | "
+        lines.append(f"| {row.section} | {row.measure} | {number} | {e.count} | {goal} | {met} |")
+    return "\n".join(lines)
+
+
+def write_json(path: Path, rows: Iterable[Row], source: dict[str, str], cases: dict[str, list[Any]]) -> None:
+    """Rows, source, and every single case (dataclasses) behind them. What was not measured is null, never a number."""
+    content = {
+        "source": source,
+        "rows": [asdict(row) | {"met": row.met} for row in rows],
+        "cases": {section: [asdict(case) for case in some] for section, some in cases.items()},
+    }
+    partial = path.with_name(f"{path.name}.part")
+    partial.write_text(json.dumps(_without_nan(content), indent=1), "utf-8")
+    partial.replace(path)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _without_nan(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
