@@ -22,7 +22,8 @@ from personalive.errors import OutputError, PersonaLiveError, WeightsError
 from personalive.models.autoencoder import Autoencoder
 from personalive.models.image_encoder import ImageEncoder
 from personalive.models.pose_guider import PoseGuider
-from personalive.weights import load
+from personalive.weights import load, official
+from personalive.weights.manifest import NETWORKS
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +167,7 @@ def one_line(error: pytest.ExceptionInfo[WeightsError]) -> str:
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match=r"no such checkpoint \(built-in models: mini\)") as error:
+    with pytest.raises(WeightsError, match="no such checkpoint") as error:
         load.load_networks(tmp_path / "none.safetensors")
     one_line(error)
 
@@ -191,7 +192,7 @@ def test_noise_is_always_one_clear_error(data: bytes, suffix: str, tmp_path: Pat
     path = tmp_path / f"noise{suffix}"
     path.write_bytes(data)
     with pytest.raises(PersonaLiveError) as error:
-        load.load_official(guider(), path)
+        official.load_official(guider(), path)
     assert str(path) in one_line(error)  # type: ignore[arg-type]
 
 
@@ -255,7 +256,7 @@ def test_official_files_of_every_kind(suffix: str, wrapped: bool, tmp_path: Path
         save_file(source.state_dict(), path)
     else:
         torch.save({"state_dict": source.state_dict(), "epoch": 3} if wrapped else source.state_dict(), path)
-    load.load_official(target, path)
+    official.load_official(target, path)
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
 
 
@@ -270,7 +271,7 @@ def test_computed_tables_may_be_absent() -> None:
 def test_half_precision_files_keep_the_networks_own_precision(tmp_path: Path) -> None:
     target = guider()
     torch.save({key: t.half() for key, t in guider().state_dict().items()}, tmp_path / "half.pth")
-    load.load_official(target, tmp_path / "half.pth")
+    official.load_official(target, tmp_path / "half.pth")
     assert {p.dtype for p in target.parameters()} == {torch.float32}
 
 
@@ -295,7 +296,7 @@ def test_a_pickle_with_code_is_refused_and_not_run(suffix: str, kind: str, tmp_p
     else:
         torch.save(trap, path, _use_new_zipfile_serialization=kind == "zip")
     with pytest.raises(WeightsError, match=r"more than tensors .* refused") as error:
-        load.load_official(guider(), path)
+        official.load_official(guider(), path)
     assert "weights_only" not in one_line(error)  # torch's own text advises to run it
     assert not mark.exists()
     with pytest.raises(WeightsError):
@@ -313,32 +314,32 @@ def test_the_trap_is_one(tmp_path: Path) -> None:
 def test_a_whole_module_is_refused(tmp_path: Path) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "module.pth")
     with pytest.raises(WeightsError, match=r"torch\.nn\.modules\.linear\.Linear"):
-        load.load_official(guider(), tmp_path / "module.pth")
+        official.load_official(guider(), tmp_path / "module.pth")
 
 
 def test_entries_that_are_no_tensors(tmp_path: Path) -> None:
     torch.save({**guider().state_dict(), "note": "hello"}, tmp_path / "notes.pth")
     with pytest.raises(WeightsError, match=r"no tensors: 1 .*note"):
-        load.load_official(guider(), tmp_path / "notes.pth")
+        official.load_official(guider(), tmp_path / "notes.pth")
 
 
 @pytest.mark.parametrize("content", [[1, 2], torch.zeros(3)])
 def test_pickles_that_are_no_table(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "list.pth")
     with pytest.raises(WeightsError, match="not a table of tensors"):
-        load.load_official(guider(), tmp_path / "list.pth")
+        official.load_official(guider(), tmp_path / "list.pth")
 
 
 def test_an_unknown_ending(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"")
     with pytest.raises(WeightsError, match=r"ends in \.safetensors, \.pth"):
-        load.load_official(guider(), tmp_path / "model.onnx")
+        official.load_official(guider(), tmp_path / "model.onnx")
 
 
 def test_the_file_of_another_network(toy: Networks, tmp_path: Path) -> None:
     torch.save(toy.motion_encoder.state_dict(), tmp_path / "motion_encoder.pth")
     with pytest.raises(WeightsError, match=r"16 missing \(conv_in.weight.*foreign") as error:
-        load.load_official(guider(), tmp_path / "motion_encoder.pth")
+        official.load_official(guider(), tmp_path / "motion_encoder.pth")
     assert len(one_line(error)) < 600
 
 
@@ -352,7 +353,7 @@ def test_an_autoencoder_file_with_the_older_attention_names(tmp_path: Path) -> N
         tensors[key] = tensor
     assert sum(".query." in key for key in tensors) == 4
     torch.save(tensors, tmp_path / "diffusion_pytorch_model.bin")
-    load.load_official(target, tmp_path / "diffusion_pytorch_model.bin")
+    official.load_official(target, tmp_path / "diffusion_pytorch_model.bin")
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
 
 
@@ -360,7 +361,7 @@ def test_an_image_encoder_file_of_an_older_library(tmp_path: Path) -> None:
     source, target = ImageEncoder(TOY.image_encoder), ImageEncoder(TOY.image_encoder)
     tensors = {**source.model.state_dict(), "vision_model.embeddings.position_ids": torch.arange(5)[None]}
     torch.save(tensors, tmp_path / "pytorch_model.bin")
-    load.load_official(target, tmp_path / "pytorch_model.bin")
+    official.load_official(target, tmp_path / "pytorch_model.bin")
     assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
 
 
@@ -377,13 +378,13 @@ def split(networks: Networks, folder: Path) -> tuple[Path, Path]:
 def test_the_two_files_of_the_denoising_unet(toy: Networks, tmp_path: Path) -> None:
     first, second = split(toy, tmp_path)
     fresh = load.build_networks(TOY, "meta").denoising_unet
-    load.load_official_denoising(fresh, first, second)
+    official.load_official_denoising(fresh, first, second)
     ours = toy.denoising_unet.state_dict()
     assert all(torch.equal(tensor, ours[key]) for key, tensor in fresh.state_dict().items())
     with pytest.raises(WeightsError, match="missing"):
-        load.load_official_denoising(fresh, first, first)
+        official.load_official_denoising(fresh, first, first)
     with pytest.raises(WeightsError, match="missing"):
-        load.load_official(fresh, first)
+        official.load_official(fresh, first)
 
 
 def official_folder(networks: Networks, folder: Path) -> Path:
@@ -391,7 +392,7 @@ def official_folder(networks: Networks, folder: Path) -> Path:
     for name, module in load.modules(networks).items():
         if name == "denoising_unet":
             continue
-        path = folder / load.OFFICIAL_FILES[name][-1]
+        path = folder / NETWORKS[name].places[-1]
         path.parent.mkdir(parents=True, exist_ok=True)
         inner = module.get_submodule("model") if name in ("autoencoder", "image_encoder") else module
         torch.save(inner.state_dict(), path)
@@ -400,12 +401,12 @@ def official_folder(networks: Networks, folder: Path) -> Path:
 
 
 def test_a_folder_in_the_published_layout(toy: Networks, tmp_path: Path) -> None:
-    loaded = load.load_official_networks(official_folder(toy, tmp_path), TOY)
+    loaded = official.load_official_networks(official_folder(toy, tmp_path), TOY)
     ours, theirs = states(toy), states(loaded)
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     (tmp_path / "personalive" / "motion_encoder.pth").unlink()
-    with pytest.raises(WeightsError, match=r"motion_encoder\.pth: no such checkpoint"):
-        load.load_official_networks(tmp_path, TOY)
+    with pytest.raises(WeightsError, match=r"lacks personalive/motion_encoder\.pth: `personalive download"):
+        official.load_official_networks(tmp_path, TOY)
 
 
 # Names

@@ -17,7 +17,9 @@ import typer
 
 from personalive import __version__
 from personalive.commands.animate import animate_portrait
+from personalive.commands.convert import convert_weights
 from personalive.commands.data import assets, convert_obj_release, render
+from personalive.commands.download import download_weights
 from personalive.commands.info import show_info
 from personalive.commands.train import train_stage_or_export
 from personalive.reporting import DEBUG_VARIABLE, FAILED, FAULT, STOPPED, start_log
@@ -74,6 +76,8 @@ def _options(
 
 
 app.command("animate")(animate_portrait)
+app.command("download")(download_weights)
+app.command("convert")(convert_weights)
 app.command("info")(show_info)
 app.command("train")(train_stage_or_export)
 data_app.command("render")(render)

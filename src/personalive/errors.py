@@ -27,7 +27,14 @@ class ConfigError(PersonaLiveError):
 
 
 class WeightsError(PersonaLiveError):
-    """A checkpoint that is missing, foreign, of the wrong size, or that holds code instead of tensors."""
+    """A checkpoint that is missing, foreign, of the wrong size, or that holds code instead of tensors.
+
+    `details`: every offending entry, where the message names only the first.
+    """
+
+    def __init__(self, message: str, details: list[str] | None = None) -> None:
+        super().__init__(message)
+        self.details = details or []
 
 
 def output_error(path: Path, error: Exception) -> OutputError:

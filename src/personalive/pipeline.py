@@ -23,7 +23,7 @@ from personalive.media.frames import Pixels
 from personalive.motion.keypoints import MotionGains
 from personalive.stream import Stream as Stream
 from personalive.stream import step_together
-from personalive.weights.load import find_model, load_networks
+from personalive.weights.find import open_model
 
 
 class PersonaLive:
@@ -36,12 +36,12 @@ class PersonaLive:
     def from_pretrained(
         cls, name_or_path: str | Path = "mini", device: str = "auto", dtype: torch.dtype = torch.float32
     ) -> PersonaLive:
-        """A built-in model by name, or a checkpoint file of this project by path.
+        """A model by name or path: see `weights.find.open_model` (built-in, "official", file, folder, hub id).
 
         device: "auto" (the first CUDA device, else the CPU) or a torch device name; dtype: the networks' precision.
         Raises WeightsError for a checkpoint that cannot be used and ConfigError for a device that is not there.
         """
-        return cls(load_networks(find_model(name_or_path), choose_device(device), dtype))
+        return cls(open_model(name_or_path, choose_device(device), dtype))
 
     @property
     def config(self) -> ModelConfig:

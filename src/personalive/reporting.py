@@ -111,3 +111,24 @@ def progress_bar(what: str, unit: str = "frames") -> Iterator[Progress]:
             bar.update(task, completed=done, total=total)
 
         yield show
+
+
+@contextmanager
+def transfer_bars(done: dict[str, int], totals: dict[str, int]) -> Iterator[Callable[[str, int], None]]:
+    """A bar for each file, with bytes per second and the time left, on a terminal; nothing elsewhere.
+
+    done, totals: bytes by file. The function hears how many bytes more of a file are there.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Bar(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+        tasks = {name: bar.add_task(name, total=totals[name], completed=done[name]) for name in totals}
+
+        def show(name: str, count: int) -> None:
+            bar.advance(tasks[name], count)
+
+        yield show

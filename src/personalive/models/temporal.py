@@ -14,8 +14,10 @@ from personalive.models.attention import Attention, FeedForward, as_pictures, as
 
 def frame_encoding(max_frames: int, width: int) -> Tensor:
     """(1, max_frames, W): sin on even, cos on odd channels, of place * 10000^(-2i/W)."""
-    place = torch.arange(max_frames, dtype=torch.float32)[:, None]
-    frequency = torch.exp(torch.arange(0, width, 2, dtype=torch.float32) * (-torch.log(torch.tensor(10000.0)) / width))
+    # On the CPU even where the network is built on the meta device: the table need not be in a checkpoint.
+    place = torch.arange(max_frames, dtype=torch.float32, device="cpu")[:, None]
+    even = torch.arange(0, width, 2, dtype=torch.float32, device="cpu")
+    frequency = torch.exp(even * (-torch.log(torch.tensor(10000.0, device="cpu")) / width))
     angle = place * frequency  # (max_frames, W / 2)
     pair = torch.stack([angle.sin(), angle.cos()], dim=2)  # interleaved: (max_frames, W / 2, 2)
     return pair.flatten(1)[None]
