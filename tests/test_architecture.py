@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("models",),
     ("weights", "motion", "streaming"),
     ("acceleration", "animate", "stream", "pipeline"),
-    ("data", "rendering", "server", "training", "evaluation"),
+    ("data", "rendering", "server", "training", "evaluation", "diagnosis"),
     ("reporting", "commands", "cli", "__main__"),
 )
 # The public names, from wherever they come, lazily; and the version.

@@ -244,7 +244,7 @@ def test_a_folder_of_either_kind_is_a_model(
         == torch.float16
     )
     seen: list[Path] = []
-    monkeypatch.setattr(find, "load_official_networks", lambda path, device, dtype: seen.append(path))
+    monkeypatch.setattr(find, "load_official_networks", lambda path, *_: seen.append(path))
     find.open_model(published)
     monkeypatch.chdir(published.parent)
     find.open_model("official")

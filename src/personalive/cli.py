@@ -19,6 +19,7 @@ from personalive import __version__
 from personalive.commands.animate import animate_portrait
 from personalive.commands.convert import convert_weights
 from personalive.commands.data import assets, convert_obj_release, render
+from personalive.commands.doctor import show_diagnosis
 from personalive.commands.download import download_weights
 from personalive.commands.info import show_info
 from personalive.commands.train import train_stage_or_export
@@ -78,6 +79,7 @@ def _options(
 app.command("animate")(animate_portrait)
 app.command("download")(download_weights)
 app.command("convert")(convert_weights)
+app.command("doctor")(show_diagnosis)
 app.command("info")(show_info)
 app.command("train")(train_stage_or_export)
 data_app.command("render")(render)

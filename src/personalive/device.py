@@ -24,3 +24,13 @@ def describe_device(device: torch.device) -> str:
     if device.type == "cuda":
         return f"{device} ({torch.cuda.get_device_name(device)})"
     return f"{device} ({torch.get_num_threads()} threads, {os.cpu_count()} cores)"
+
+
+def precision_named(name: str) -> torch.dtype | None:
+    """A precision by name; None for "auto". ConfigError for another one."""
+    if name == "auto":
+        return None
+    known = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+    if name not in known:
+        raise ConfigError(f"there is no precision {name!r}; choose auto, {', '.join(known)}")
+    return known[name]

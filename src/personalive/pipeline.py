@@ -9,12 +9,15 @@ what comes out, and many sessions step together in one batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from personalive.acceleration import offload
+from personalive.acceleration.memory import fit
 from personalive.animate import DEFAULT_OUTPUT, AnimatedVideo, AnimateOptions, animate, prepare
 from personalive.config import ModelConfig
 from personalive.contracts import Networks
@@ -23,7 +26,9 @@ from personalive.media.frames import Pixels
 from personalive.motion.keypoints import MotionGains
 from personalive.stream import Stream as Stream
 from personalive.stream import step_together
-from personalive.weights.find import open_model
+from personalive.weights.find import find
+
+logger = logging.getLogger(__name__)
 
 
 class PersonaLive:
@@ -34,14 +39,27 @@ class PersonaLive:
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path = "mini", device: str = "auto", dtype: torch.dtype = torch.float32
+        cls,
+        name_or_path: str | Path = "mini",
+        device: str = "auto",
+        dtype: torch.dtype | None = None,
+        memory: str = "auto",
+        tell: Callable[[str], object] = logger.info,
     ) -> PersonaLive:
-        """A model by name or path: see `weights.find.open_model` (built-in, "official", file, folder, hub id).
+        """A model by any name that `weights.find` knows: built-in, "official", file, folder, hub id.
 
-        device: "auto" (the first CUDA device, else the CPU) or a torch device name; dtype: the networks' precision.
-        Raises WeightsError for a checkpoint that cannot be used and ConfigError for a device that is not there.
+        device: "auto" (the first CUDA device, else the CPU) or a torch device name. dtype: the networks' precision; by
+        default float32, and float16 for a large model on a GPU. memory: what may leave the GPU at times, of a large
+        model ("24GB": nothing; "12GB", "8GB"; "auto": as little as fits); its plan goes to `tell` before it is loaded.
+        Raises WeightsError for a checkpoint that cannot be used, and ConfigError for a device that is not there or has
+        not enough memory.
         """
-        return cls(open_model(name_or_path, choose_device(device), dtype))
+        place, model = choose_device(device), find(name_or_path)
+        fitted = fit(model.config, model.size, place, dtype, memory, tell)
+        networks = model.load(place, fitted.dtype)
+        if place.type != "cpu":
+            offload.apply(networks, fitted.policy, place)
+        return cls(networks)
 
     @property
     def config(self) -> ModelConfig:

@@ -27,6 +27,8 @@ def animate_portrait(
     ] = Path("animated.mp4"),
     model: Annotated[str, typer.Option(help="A built-in model's name or a checkpoint file.")] = "mini",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    precision: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
+    memory: Annotated[str, typer.Option(help="For large models: auto, or the GPU's size: 24GB, 12GB, 8GB.")] = "auto",
     seed: Annotated[int, typer.Option(help="Equal seeds give equal videos.")] = 0,
     max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
     crop: Annotated[
@@ -55,9 +57,11 @@ def animate_portrait(
     )  # fmt: skip
     job = prepare(portrait, driving, output, options)
 
+    from personalive.device import precision_named
     from personalive.pipeline import PersonaLive
 
-    networks = PersonaLive.from_pretrained(model, device)
+    dtype = precision_named(precision)
+    networks = PersonaLive.from_pretrained(model, device, dtype, memory, lambda line: typer.echo(line, err=True))
     with progress_bar("animating") as progress:
         done = animate(networks, job, progress)
     typer.echo(

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from personalive.config import OFFICIAL, ModelConfig
 from personalive.contracts import Networks
 from personalive.errors import WeightsError
 from personalive.weights import download
-from personalive.weights.folder import CONFIG, is_model_folder, load_folder
-from personalive.weights.load import BUILT_IN, NAMES, find_model, load_networks
+from personalive.weights.folder import CONFIG, is_model_folder, load_folder, read_config
+from personalive.weights.load import BUILT_IN, NAMES, find_model, load_networks, read_file_config
 from personalive.weights.manifest import BUNDLES, Part, Repository
 from personalive.weights.official import is_official_folder, load_official_networks
 from personalive.weights.sources import HUB, find_source
@@ -41,14 +45,21 @@ def official_folder() -> Path:
     return local if is_official_folder(local) else home() / LAYOUT
 
 
-def open_model(
-    name_or_path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
-) -> Networks:
-    """The networks of a built-in name, "official", a checkpoint file, a model's folder, a folder in the published
-    layout, or a hub id like owner/name (fetched once, then offline), in evaluation mode.
+@dataclass(frozen=True)
+class Model:
+    """A model that was found but not loaded: its configuration, the bytes of its files, and how to load it."""
+
+    config: ModelConfig
+    size: int
+    load: Callable[[str | torch.device, torch.dtype], Networks]
+
+
+def find(name_or_path: str | Path) -> Model:
+    """What a user may call a model: a built-in name, "official", a checkpoint file, a model's folder, a folder in the
+    published layout, or a hub id like owner/name (fetched once, then offline).
 
     Raises:
-        WeightsError: there is no such model, or it cannot be used.
+        WeightsError: there is no such model, or it is plain already that it cannot be used.
     """
     name, path = str(name_or_path), Path(name_or_path)
     if name == OFFICIAL_NAME and not path.exists():
@@ -58,15 +69,24 @@ def open_model(
     elif isinstance(name_or_path, str) and _could_be_hub_id(name):
         path = fetch_model(name)
     if not path.is_dir() or name in BUILT_IN:
-        return load_networks(find_model(name), device, dtype)
+        file = find_model(name)
+        return Model(read_file_config(file), file.stat().st_size, partial(load_networks, file))
+    size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
     if is_model_folder(path):
-        return load_folder(path, device, dtype)
+        return Model(read_config(path), size, partial(load_folder, path))
     if is_official_folder(path):
-        return load_official_networks(path, device=device, dtype=dtype)
+        return Model(OFFICIAL, size, partial(load_official_networks, path, OFFICIAL))
     raise WeightsError(
         f"{path} is no model's folder: it has neither {CONFIG} and safetensors files (`personalive convert`) nor the "
         "published layout (personalive/denoising_unet.pth ...)"
     )
+
+
+def open_model(
+    name_or_path: str | Path, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> Networks:
+    """The networks of a model by any name that `find` knows, in evaluation mode. Raises WeightsError."""
+    return find(name_or_path).load(device, dtype)
 
 
 def fetch_model(name: str, source: str = HUB) -> Path:

@@ -28,7 +28,7 @@ from personalive.models.motion_encoder import MotionEncoder
 from personalive.models.motion_extractor import MotionExtractor
 from personalive.models.pose_guider import PoseGuider
 from personalive.models.reference_unet import ReferenceUNet
-from personalive.weights.tensors import PICKLES, listing, read_safetensors, refuse_code
+from personalive.weights.tensors import PICKLES, listing, read_metadata, read_safetensors, refuse_code
 
 FORMAT = "personalive"
 BUILT_IN = ("mini",)
@@ -125,27 +125,36 @@ def load_networks(path: str | Path, device: str | torch.device = "cpu", dtype: t
         WeightsError: the file is missing, damaged, foreign, or not what its configuration says.
     """
     path = Path(path)
+    config = read_file_config(path)
+    networks = build_networks(config, "meta", dtype)
+    nets = nn.ModuleDict(modules(networks))
+    load_state(nets, read_safetensors(path)[0], str(path))
+    nets.to(device)
+    return networks
+
+
+def read_file_config(path: Path) -> ModelConfig:
+    """The configuration inside a file that `save_networks` wrote, without reading its tensors.
+
+    Raises:
+        WeightsError: the file is missing, damaged, foreign, or of another version.
+    """
     refuse_code(path)
     if path.suffix in PICKLES:
         raise WeightsError(
             f"{path} is one file of a published model: give the folder that holds all of them. Pickles with code are "
             "never read"
         )
-    tensors, metadata = read_safetensors(path)
+    metadata = read_metadata(path)
     if metadata.get("format") != FORMAT or "config" not in metadata:
         raise WeightsError(
             f"{path} has no PersonaLive configuration inside: give a checkpoint that this project wrote, "
             f"or a built-in model's name ({', '.join(BUILT_IN)})"
         )
     try:
-        config = from_json(metadata["config"])
+        return from_json(metadata["config"])
     except ConfigError as error:
         raise WeightsError(f"{path}: its configuration is not of this version: {error}") from error
-    networks = build_networks(config, "meta", dtype)
-    nets = nn.ModuleDict(modules(networks))
-    load_state(nets, tensors, str(path))
-    nets.to(device)
-    return networks
 
 
 def load_state(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:

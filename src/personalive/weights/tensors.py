@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pickle
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -37,11 +39,23 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a safetensors file. WeightsError where it is missing or damaged."""
+    with _opened(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118 - not a dict
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata alone. WeightsError as `read_safetensors`."""
+    with _opened(path) as file:
+        metadata: dict[str, str] = file.metadata() or {}
+        return metadata
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
     _require_file(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
-            return tensors, file.metadata() or {}
+            yield file
     except (SafetensorError, OSError) as error:
         raise WeightsError(
             f"{path} is not a whole safetensors file ({first_line(error)}): fetch or write it again"
