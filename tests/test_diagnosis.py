@@ -121,13 +121,14 @@ def test_a_local_folder_is_named_in_the_command(here: Path) -> None:
 
 
 def test_a_check_that_fails_is_a_finding() -> None:
+    def fail(error: Exception) -> Iterator[Finding]:
+        raise error
+
     def broken_thing() -> Iterator[Finding]:
-        raise ConfigError("no such thing")
-        yield
+        yield from fail(ConfigError("no such thing"))
 
     def worse() -> Iterator[Finding]:
-        raise KeyError("x")
-        yield
+        yield from fail(KeyError("x"))
 
     assert list(diagnosis.examine([broken_thing, worse])) == [
         Finding("problem", "broken thing", "no such thing"),

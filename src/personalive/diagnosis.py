@@ -87,8 +87,8 @@ def packages() -> Iterator[Finding]:
             importlib.import_module(name)
         except Exception as error:  # a broken installation can fail in any way
             broken[name] = f"{type(error).__name__}: {error}"
-    for name, error in broken.items():
-        yield Finding("problem", f"package {name}", error, "pip install --force-reinstall personalive")
+    for name, reason in broken.items():
+        yield Finding("problem", f"package {name}", reason, "pip install --force-reinstall personalive")
     if not broken:
         yield Finding("ok", "packages", f"all {len(PACKAGES)} can be imported")
 

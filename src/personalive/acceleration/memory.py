@@ -25,10 +25,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from personalive.acceleration.offload import PARTS, PRESETS, Policy
+from personalive.acceleration.shapes import Shapes, stages_of
 from personalive.config import ModelConfig, override
-from personalive.contracts import Keyframes, KeyValues, MotionSignals, Networks, ReferenceFeatures
+from personalive.contracts import Networks
 from personalive.errors import ConfigError
-from personalive.streaming import engine
 from personalive.streaming.state import tensors
 from personalive.weights.load import build_networks, modules
 
@@ -173,11 +173,11 @@ def parameter_bytes(module: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in [*module.parameters(), *module.buffers()])
 
 
-class _Alive(TorchDispatchMode):
+class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Adds up the memory that is alive: each storage from the operation that makes it until nobody holds it."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
         self._seen: set[int] = set()
 
@@ -237,83 +237,18 @@ def _measure(config: ModelConfig, dtype: torch.dtype) -> tuple[Items, Items, Ite
     for module in modules(networks).values():
         module.to("meta")  # the small tables, too: everything on one device
     weights = {part: _part_bytes(networks, part) for part in PARTS}
-    shapes = _Shapes(config, dtype)
-    features, reference, slots = shapes.reference(networks)
+    shapes = Shapes(config, dtype)
+    reference, slots = shapes.reference(networks)
     window = shapes.signals(config.stream.window_frames)
     caches = {
         "reference": sum(tensor.numel() * tensor.element_size() for tensor in tensors(reference)),
         "keyframes": sum(tensor.numel() * tensor.element_size() for tensor in tensors(slots.key_values)),
         "window": sum(tensor.numel() * tensor.element_size() for tensor in tensors(window)),
     }
-    del features
-    stages = shapes.stages(networks, reference, window, slots)
+    stages = stages_of(networks, shapes, reference, window, slots)
     held = (*_all_tensors(networks), *tensors(reference), *tensors(slots.key_values), *tensors(window))
     activations = {stage: peak_of(function, held) for stage, function in stages.items()}
     return tuple(weights.items()), tuple(caches.items()), tuple(activations.items())
-
-
-@dataclass(frozen=True)
-class _Shapes:
-    """Tensors of the right shapes without memory."""
-
-    config: ModelConfig
-    dtype: torch.dtype
-
-    def empty(self, *shape: int) -> Tensor:
-        return torch.empty(shape, dtype=self.dtype, device="meta")
-
-    def latents(self, frames: int) -> Tensor:
-        side = self.config.latent_size
-        return torch.empty(1, frames, self.config.unet.latent_channels, side, side, device="meta")
-
-    def picture(self, side: int, frames: int = 1) -> Tensor:
-        return self.empty(frames, 3, side, side)
-
-    def signals(self, frames: int) -> MotionSignals:
-        unet, side = self.config.unet, self.config.latent_size
-        motion = self.empty(1, frames, unet.motion_tokens, unet.motion_dim)
-        return MotionSignals(motion, self.empty(1, frames, unet.channels[0], side, side))
-
-    def reference(self, networks: Networks) -> tuple[tuple[Tensor, ...], ReferenceFeatures, Keyframes]:
-        latents, token = self.latents(1)[:, 0].to(self.dtype), self.empty(1, 1, self.config.unet.image_token_dim)
-        pose = self.signals(1).pose[:, 0] if self.config.unet.reference_pose else None
-        with torch.no_grad():
-            features = networks.reference_unet(latents, token, pose)
-            reference = ReferenceFeatures(latents, token, networks.denoising_unet.project(features))
-        slots = self.config.stream.keyframes
-
-        def room(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return tuple(part.new_empty(part.shape[0], slots, *part.shape[1:]) for part in parts)
-
-        key_values = KeyValues(room(reference.key_values.keys), room(reference.key_values.values))
-        # On the CPU: which slots are in use is asked, and meta tensors have no values. All: the worst case.
-        return features, reference, Keyframes(key_values, torch.ones(1, slots, dtype=torch.bool))
-
-    def stages(
-        self, networks: Networks, reference: ReferenceFeatures, window: MotionSignals, slots: Keyframes
-    ) -> dict[str, Callable[[], object]]:
-        config, chunk = self.config, self.config.stream.chunk_frames
-        pose = window.pose[:, 0] if config.unet.reference_pose else None
-        faces = self.picture(config.motion_encoder.image_size, chunk)
-        heads = self.picture(config.motion_extractor.image_size, chunk)
-        side = config.image_size
-        latents = self.latents(config.stream.window_frames)
-
-        def observe() -> None:
-            networks.motion_extractor(heads)
-            networks.motion_encoder(faces)
-
-        return {
-            "image token": lambda: networks.image_encoder(self.picture(config.image_encoder.image_size)),
-            "encode": lambda: networks.autoencoder.encode(self.picture(side)),
-            "reference": lambda: networks.denoising_unet.project(
-                networks.reference_unet(reference.latents, reference.image_token, pose)
-            ),
-            "motion": observe,
-            "pose": lambda: networks.pose_guider(self.picture(side, chunk)),
-            "window": lambda: engine.denoise(networks, reference, latents, window, slots),
-            "decode": lambda: networks.autoencoder.decode(latents[0, :chunk].to(self.dtype)),
-        }
 
 
 def _part_bytes(networks: Networks, part: str) -> int:
