@@ -35,6 +35,7 @@ let portrait = null;
 let drivingFile = null;
 let server = { rate: FIRST_RATE };
 let ready = false;
+let told = false; // by the server, what state it is in, since the connection was made
 let skipped = 0;
 let dropped = 0;
 
@@ -168,11 +169,13 @@ async function start() {
   }, { portrait: portrait.id, controls: controls.values, way: $("way").value, rate: drivingRate() });
   session = stay;
   skipped = dropped = 0;
+  told = false;
   statistics.clear();
   player.hide();
   offerButtons();
   try {
     await useSource();
+    if (session === null) driver.close(); // stopped while the browser asked for permission
     if (session !== stay) return;
     say("Connecting …", "busy");
     await stay.run();
@@ -221,10 +224,11 @@ const sourceChanged = guarded(async () => {
 function opened(id, way) {
   $("statistic-way").textContent = way;
   $("view-link").value = api.view(id);
-  say("Waiting for the first picture …", "busy");
+  if (!told) say(...SERVER_STATES.waiting);
 }
 
 function lost(seconds, reason) {
+  told = false;
   recorder.stop("The recording ended when the connection was lost; what came before is saved.");
   $("statistic-way").textContent = "–";
   say(`Lost the connection (${reason.replace(/\.$/, "")}). Reconnecting in ${Math.ceil(seconds)} s …`, "warn");
@@ -250,6 +254,7 @@ function heard(message) {
     session.setRate(drivingRate());
     $("statistic-rate").textContent = `${drivingRate().toFixed(1)}/s`;
   } else if (message.type === "state") {
+    told = true;
     const [text, tone] = SERVER_STATES[message.state] ?? [message.text, "warn"];
     say(message.state === "running" ? text : message.text || text, tone);
   }
@@ -262,7 +267,6 @@ function drivingRate() {
 function shown(captured, displayed) {
   statistics.add(captured, displayed);
   if ($("snapshot").disabled) offerButtons(); // the first picture
-  if ($("state").dataset.tone === "busy") say(...SERVER_STATES.running);
   if (captured !== null) session?.send({ type: "shown", captured, displayed });
 }
 
@@ -383,6 +387,7 @@ function listen() {
   navigator.mediaDevices?.addEventListener?.("devicechange", listCameras);
   document.addEventListener("visibilitychange", () => statistics.clear());
   window.addEventListener("pagehide", () => session && stop());
+  window.addEventListener("beforeunload", (event) => recorder.running && event.preventDefault());
   setInterval(refresh, 500);
 }
 

@@ -23,6 +23,7 @@ export async function openCamera(deviceId = "") {
   }
   const wanted = { width: { ideal: 640 }, height: { ideal: 480 }, frameRate: { ideal: 30 } };
   if (deviceId) wanted.deviceId = { exact: deviceId };
+  else wanted.facingMode = { ideal: "user" };
   try {
     return await navigator.mediaDevices.getUserMedia({ video: wanted });
   } catch (error) {

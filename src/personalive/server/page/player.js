@@ -10,6 +10,7 @@ export class Player {
   #surface = null;
   #onShown;
   #run = 0;
+  #painting = false;
 
   /** `onShown(captured, displayed)` is called for each frame shown; `captured` may be null (see Statistics). */
   constructor(video, canvas, onShown) {
@@ -50,14 +51,16 @@ export class Player {
     const travelled = Number.isNaN(captured) ? now : captured;
     for (const left of this.#pacer.add({ bitmap, captured }, travelled, now)) left.bitmap.close();
     if (document.hidden) this.#paint(); // no animation frames come: keep up, so that coming back shows the present
-    else if (this.#pacer.size === 1) this.#nextPaint(this.#run);
+    else this.#paintSoon();
   }
 
-  #nextPaint(run) {
+  #paintSoon() {
+    if (this.#painting) return;
+    this.#painting = true;
     requestAnimationFrame(() => {
-      if (run !== this.#run) return;
+      this.#painting = false;
       this.#paint();
-      if (this.#pacer.size > 0) this.#nextPaint(run);
+      if (this.#pacer.size > 0) this.#paintSoon();
     });
   }
 

@@ -5,6 +5,7 @@ import { frames } from "./api.js";
 const TIMEOUT = 5000;
 const SILENCE = 10_000;
 const UNANSWERED = 2;
+const SLOWEST = 3; // frames a second: fewer would look to the server like a camera that has stopped
 
 export class SocketTransport {
   static label = "WebSocket";
@@ -50,7 +51,7 @@ export class SocketTransport {
 
   /** Frames a second to send from now on. */
   setRate(rate) {
-    const interval = 1000 / Math.min(30, Math.max(1, rate));
+    const interval = 1000 / Math.min(30, Math.max(SLOWEST, rate));
     if (Math.abs(interval - this.#interval) < 2) return;
     this.#interval = interval;
     this.#ticker?.postMessage(interval);

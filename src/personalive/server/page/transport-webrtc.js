@@ -6,6 +6,7 @@ const TIMEOUT = 4000;
 const GATHERING = 1000;
 const PING = 1000;
 const SILENCE = 8000;
+const SLOWEST = 3; // frames a second: fewer would look to the server like a camera that has stopped
 
 function within(milliseconds, promise, reason) {
   return new Promise((resolve, reject) => {
@@ -92,7 +93,7 @@ export class RtcTransport {
 
   /** Frames a second to send at most from now on. */
   setRate(rate) {
-    const most = Math.min(30, Math.max(1, Math.ceil(rate)));
+    const most = Math.min(30, Math.max(SLOWEST, Math.ceil(rate)));
     if (most === this.#rate || !this.#sender) return;
     this.#rate = most;
     const parameters = this.#sender.getParameters();

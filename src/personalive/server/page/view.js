@@ -51,8 +51,7 @@ async function watch() {
       await playWebrtc();
       return "The connection was lost.";
     } catch (error) {
-      webrtc = error.status === 404; // then the session is not there; anything else: WebRTC does not get through
-      if (webrtc) return error.message;
+      webrtc = error.status === 404; // no such session, which can change; anything else: WebRTC does not get through
     }
   }
   return (await playSocket()) || "The connection was lost.";
