@@ -30,6 +30,7 @@ from PIL import Image
 
 import personalive
 from personalive import gallery
+from personalive.media.frames import Pixels
 
 PAGE = Path(personalive.__file__).parent / "server" / "page"
 POLICY = (
@@ -69,13 +70,13 @@ class Fake:
     crops: dict[str, list[int]] = field(default_factory=dict)
     numbers: Any = field(default_factory=itertools.count)
 
-    def look(self, pixels: np.ndarray[Any, np.dtype[np.uint8]], portrait: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    def look(self, pixels: Pixels, portrait: str) -> Pixels:
         """The middle square of a picture (H, W, 3), small and tinted: (128, 128, 3)."""
         side = min(pixels.shape[:2])
         top, left = (pixels.shape[0] - side) // 2, (pixels.shape[1] - side) // 2
         small = Image.fromarray(pixels[top : top + side, left : left + side]).resize((SIZE, SIZE))
-        tinted = np.asarray(small, np.float32) * np.float32(TINTS.get(portrait, (1, 1, 1)))
-        return tinted.astype(np.uint8)
+        tinted = np.asarray(small, np.float32) * np.array(TINTS.get(portrait, (1, 1, 1)), np.float32)
+        return np.asarray(tinted, np.uint8)
 
     def hear(self, visit: Visit, text: str) -> dict[str, Any] | None:
         """Take in a control message; gives the answer if there is one."""
@@ -105,7 +106,8 @@ class EchoTrack(VideoStreamTrack):
         assert isinstance(frame, VideoFrame)
         self._visit.frames += 1
         shown = VideoFrame.from_ndarray(
-            self._fake.look(frame.to_ndarray(format="rgb24"), self._visit.portrait), format="rgb24"
+            self._fake.look(np.asarray(frame.to_ndarray(format="rgb24"), np.uint8), self._visit.portrait),
+            format="rgb24",
         )
         shown.pts, shown.time_base = int((time.monotonic() - self._start) * 90000), Fraction(1, 90000)
         pings = [message["time"] for message in self._visit.messages if message["type"] == "ping"]
