@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import dataclasses
 import random
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,7 +18,13 @@ from personalive.models.autoencoder import Autoencoder
 from personalive.training import augment, losses
 from personalive.training.autoencoder_stage import fold_whitening, start_from_patches
 from personalive.training.clips import draw_pairs
-from personalive.training.recipe import Optimisation, Recipe, load_recipe
+from personalive.training.recipe import RECIPES, Optimisation, Recipe, load_recipe
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 
 # ---------------------------------------------------------------- recipe
 
@@ -41,12 +50,31 @@ def test_recipe_file_changes_what_it_names(tmp_path: Path) -> None:
         load_recipe(tmp_path / "none.toml")
 
 
+def test_the_built_in_recipes_say_every_number() -> None:
+    assert load_recipe(Path("mini")) == Recipe()
+    assert _keys(tomllib.loads((RECIPES / "mini.toml").read_text())) == _keys(dataclasses.asdict(Recipe()))
+    paper = load_recipe(Path("paper"))
+    stages = (paper.image, paper.rollout, paper.stream)
+    assert [stage.optimisation.steps for stage in stages] == [30_000, 30_000, 10_000]
+    assert {stage.optimisation.rate for stage in stages} == {1e-5}
+    assert [stage.optimisation.batch * stage.optimisation.accumulate for stage in stages] == [32, 32, 8]
+    judgement = paper.rollout.judgement
+    assert (judgement.squared, judgement.perceptual, judgement.adversarial) == (1.0, 2.0, 0.05)
+
+
+def _keys(table: dict[str, Any]) -> set[str]:
+    inner = {f"{k}.{name}" for k, v in table.items() if isinstance(v, dict) for name in _keys(v)}
+    return inner | {k for k, v in table.items() if not isinstance(v, dict)}
+
+
 def test_rate_warms_up_stays_and_decays() -> None:
     o = Optimisation(steps=1000, batch=1, rate=1.0, warmup=10, decay_from=0.5)
     assert o.rate_at(0) == pytest.approx(0.1)
     assert o.rate_at(300) == o.rate_at(499) == 1.0
     assert o.rate_at(750) == pytest.approx(0.5)
     assert o.rate_at(1000) == pytest.approx(0.01)
+    constant = dataclasses.replace(o, decay_from=1.0)
+    assert constant.rate_at(500) == constant.rate_at(1000) == 1.0
 
 
 # ---------------------------------------------------------------- data

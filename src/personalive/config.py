@@ -29,7 +29,8 @@ class UNetConfig:
     """The reference and the denoising UNet (spec section 1). Defaults: Stable Diffusion 1.5 image variations.
 
     `attention_levels`, `motion_levels` and `temporal_levels` say, for each resolution level, whether its layers have
-    a spatial transformer, a motion module and a temporal module; the middle block always has all three.
+    a spatial transformer, a motion module and a temporal module; the middle block always has the first two, and the
+    third with `temporal_middle`.
     `motion_in_time` adds a projection of the motion tokens to the time embedding, and `reference_pose` adds the
     reference's own pose features after the reference UNet's conv_in: both departures for small models, off in the
     published system.
@@ -41,6 +42,7 @@ class UNetConfig:
     attention_levels: tuple[bool, ...] = (True, True, True, False)
     motion_levels: tuple[bool, ...] = (True, True, True, True)
     temporal_levels: tuple[bool, ...] = (True, True, True, True)
+    temporal_middle: bool = True
     image_token_dim: int = 768
     motion_tokens: int = 32
     motion_dim: int = 16
@@ -273,6 +275,7 @@ MINI = ModelConfig(
         attention_levels=(True, True),
         motion_levels=(True, True),
         temporal_levels=(False, True),
+        temporal_middle=False,
         image_token_dim=64,
         motion_tokens=8,
         motion_dim=32,

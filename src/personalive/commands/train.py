@@ -30,7 +30,10 @@ def train_stage_or_export(
     data: Annotated[
         Path | None, typer.Option(help="The folder of rendered people (`personalive data render`).")
     ] = None,
-    recipe: Annotated[Path | None, typer.Option(help="A TOML file with numbers that differ from the default.")] = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(help="mini (the default), paper, or a TOML file with other numbers."),
+    ] = None,
     assign: Annotated[
         list[str] | None, typer.Option("--set", help="A single number, e.g. image.optimisation.steps=100; repeatable.")
     ] = None,

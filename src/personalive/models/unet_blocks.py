@@ -244,7 +244,7 @@ class UNetTrunk(nn.Module):
         config, first = self.config, self.attention_count
         attention = level is None or config.attention_levels[level]
         motion = framewise and (level is None or config.motion_levels[level])
-        temporal = framewise and (level is None or config.temporal_levels[level])
+        temporal = framewise and (config.temporal_middle if level is None else config.temporal_levels[level])
         self.attention_count += places if attention else 0
         return Parts(attention, motion, temporal, first)
 

@@ -19,7 +19,7 @@ from personalive.errors import ConfigError
 
 @dataclass(frozen=True)
 class Optimisation:
-    """One rate with a linear warm-up and a linear decay over the last part; an average (EMA) of the weights.
+    """One rate with a linear warm-up and a linear decay over the part from `decay_from` on; an average (EMA) of the weights.
 
     A step sees `batch * accumulate` references: `accumulate` is how many batches of one step are worked off one after
     another, or side by side when several processes share them. `optimiser`: "muon" (matrices by Muon, the rest AdamW),
@@ -44,7 +44,7 @@ class Optimisation:
     def rate_at(self, step: int) -> float:
         """Learning rate at a step: warm-up, constant, then linear to a hundredth at `steps`."""
         progress = min(1.0, step / self.steps)
-        decay = min(1.0, (1.0 - progress) / (1.0 - self.decay_from))
+        decay = min(1.0, (1.0 - progress) / (1.0 - self.decay_from)) if self.decay_from < 1 else 1.0
         return self.rate * min(1.0, (step + 1) / self.warmup) * max(0.01, decay)
 
 
@@ -52,7 +52,9 @@ class Optimisation:
 class AutoencoderRecipe:
     """Image -> latents -> image. Joint at first, then the decoder alone on frozen latents."""
 
-    optimisation: Optimisation = field(default_factory=lambda: Optimisation(steps=2600, batch=4, rate=2e-3))
+    optimisation: Optimisation = field(
+        default_factory=lambda: Optimisation(steps=2600, batch=4, rate=2e-3, optimiser="adamw")
+    )
     joint: float = 0.4  # share of the steps in which the encoder learns too
     latent_noise: float = 0.08  # standard deviation added to unit-variance latents
     face_weight: float = 4.0  # extra weight of eyes and mouth
@@ -62,7 +64,9 @@ class AutoencoderRecipe:
 class MotionRecipe:
     """Motion extractor and motion encoder, supervised by the renderer's ground truth, heavily augmented."""
 
-    optimisation: Optimisation = field(default_factory=lambda: Optimisation(steps=3600, batch=32, rate=1.5e-3))
+    optimisation: Optimisation = field(
+        default_factory=lambda: Optimisation(steps=3600, batch=32, rate=1.5e-3, optimiser="adamw")
+    )
     expression_weight: float = 4.0
     keypoint_weight: float = 20.0
 
@@ -154,10 +158,19 @@ class Recipe:
 STAGES = tuple(stage.name for stage in dataclasses.fields(Recipe))
 
 
+RECIPES = Path(__file__).with_name("recipes")
+"""The recipes that come with the product: NAME.toml."""
+
+
 def load_recipe(path: Path | None, overrides: dict[str, Any] | None = None) -> Recipe:
-    """The default recipe, changed by a TOML file's tables and by dotted overrides. Raises ConfigError, strictly."""
+    """The default recipe, changed by a TOML file's tables and by dotted overrides. Raises ConfigError, strictly.
+
+    `path`: a file, or the name of one that comes with the product ("mini", the default's own numbers, or "paper").
+    """
     data = dataclasses.asdict(Recipe())
     if path is not None:
+        built_in = RECIPES / f"{path}.toml"
+        path = built_in if path.name == str(path) and built_in.exists() else path
         _merge(data, _read_toml(path), str(path))
     for dotted, value in (overrides or {}).items():
         nested: Any = value
