@@ -19,7 +19,7 @@ from personalive.errors import ConfigError
 
 @dataclass(frozen=True)
 class Optimisation:
-    """One rate with a linear warm-up and a linear decay over the part from `decay_from` on; an average (EMA) of the weights.
+    """One rate with a linear warm-up and a linear decay from `decay_from` on; an average (EMA) of the weights.
 
     A step sees `batch * accumulate` references: `accumulate` is how many batches of one step are worked off one after
     another, or side by side when several processes share them. `optimiser`: "muon" (matrices by Muon, the rest AdamW),
