@@ -149,6 +149,11 @@ def test_a_trained_model_fills_a_run_folder(run: Path, tmp_path: Path) -> None:
             ours, theirs = (getattr(n, field.name).state_dict() for n in (networks, again))
             for key, tensor in ours.items():
                 assert torch.allclose(tensor, theirs[key], atol=1e-6), key
+    kept = (tmp_path / "rollout.safetensors").read_bytes()
+    with torch.no_grad():
+        next(networks.denoising_unet.parameters()).add_(1.0)
+    start_from(networks, tmp_path)
+    assert (tmp_path / "rollout.safetensors").read_bytes() == kept
 
 
 # ---------------------------------------------------------------- judgement

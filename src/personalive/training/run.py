@@ -53,10 +53,8 @@ def train_stage(
     processes.wait()
     seeded(options.seed)  # of fresh weights
     stage = _build(name, config, recipe, options.folder, train_corpus, held_out, processes)
-    if init is not None:
-        for part, module in stage.modules().items():
-            if part in MODULES:
-                module.load_state_dict(getattr(init, part).state_dict())
+    if init is not None and name == "image":  # later stages begin from the parts of the stage before them anyway
+        load_modules({part: stage.modules()[part] for part in MODULES}, options.folder / "image.safetensors")
     return train(stage, options, processes)
 
 
@@ -110,7 +108,7 @@ def assemble(config: ModelConfig, folder: Path) -> Networks:
 def start_from(networks: Networks, folder: Path) -> None:
     """Fill a run folder with a trained model's parts, as if every stage up to `rollout` had just ended there.
 
-    Files of parts are replaced; checkpoints are not touched.
+    Parts that the folder has already are kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = networks.config
@@ -123,6 +121,6 @@ def start_from(networks: Networks, folder: Path) -> None:
     denoiser = {name: getattr(networks, name) for name in MODULES}
     parts |= {"image": denoiser, "rollout": denoiser}
     for stage, modules in parts.items():
-        save_modules(
-            {name: module.float() for name, module in modules.items()}, folder / f"{stage}.safetensors", config
-        )
+        path = folder / f"{stage}.safetensors"
+        if not path.exists():
+            save_modules({name: module.float() for name, module in modules.items()}, path, config)
