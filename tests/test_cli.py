@@ -19,7 +19,7 @@ from personalive.animate import AnimateOptions
 from personalive.config import TOY, override
 from personalive.errors import InputError
 from personalive.rendering import builtin, people
-from personalive.reporting import DEBUG_VARIABLE, progress_bar
+from personalive.reporting import DEBUG_VARIABLE, STOPPED, progress_bar
 from personalive.training import run as training
 from personalive.weights import load
 from personalive.weights.describe import describe_checkpoint
@@ -267,6 +267,16 @@ def test_several_processes_run_the_same_command(
     arguments = ("--stage", "image", "--data", "d", "--run", tmp_path / "r", "--processes", "2", "--device", "cpu")
     assert command("train", *arguments).code == 0
     assert started == [(2, ("-m", "personalive", "train", "--stage", "image"))]
+    # Stopped from outside, and one that failed.
+    from torch.distributed.elastic.multiprocessing.api import SignalException
+
+    def stopped(*_: Any) -> Any:
+        raise SignalException("stop", signal.SIGTERM)
+
+    monkeypatch.delenv("PERSONALIVE_PROCESS")
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", stopped)
+    ended = command("train", *arguments)
+    assert (ended.code, ended.err.startswith("stopped; the checkpoint is saved")) == (STOPPED, True)
     # In the processes that it starts the same command trains: it does not start others.
     monkeypatch.setattr(training, "train_stage", lambda *_: {})
     ended = command("train", *arguments)

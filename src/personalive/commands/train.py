@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from personalive.errors import ConfigError
-from personalive.reporting import progress_bar, reported, start_log
+from personalive.reporting import STOPPED, give_up, progress_bar, reported, start_log
 from personalive.training.recipe import STAGES
 
 if TYPE_CHECKING:
@@ -102,6 +102,7 @@ def train_stage_or_export(
 
 def _launch(processes: int, device: str) -> None:
     """The same command in several processes of this machine, by torch's launcher. Raises TrainingError if one fails."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -119,6 +120,8 @@ def _launch(processes: int, device: str) -> None:
         elastic_launch(config, sys.executable)("-m", "personalive", *sys.argv[1:])
     except ChildFailedError as error:
         raise TrainingError("a process of the run failed; its own message stands above") from error
+    except SignalException:
+        give_up("stopped; the checkpoint is saved, the same command goes on from there", STOPPED)
 
 
 def _trained(model: str, sizes: ModelConfig) -> Networks:
