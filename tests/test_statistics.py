@@ -44,3 +44,5 @@ def test_equal_values_have_no_spread_and_unknown_ones_do_not_count() -> None:
     assert estimate([1.0, float("nan"), 3.0]).mean == 2.0
     assert math.isnan(estimate([float("nan")]).mean)
     assert estimate([]).count == 0
+    alone = estimate([4.0, float("nan")])
+    assert (alone.mean, alone.count, math.isnan(alone.low)) == (4.0, 1, True)

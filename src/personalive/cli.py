@@ -21,6 +21,7 @@ from personalive.commands.convert import convert_weights
 from personalive.commands.data import assets, convert_obj_release, render
 from personalive.commands.doctor import show_diagnosis
 from personalive.commands.download import download_weights
+from personalive.commands.evaluate import evaluate_folder
 from personalive.commands.info import show_info
 from personalive.commands.train import train_stage_or_export
 from personalive.reporting import DEBUG_VARIABLE, FAILED, FAULT, STOPPED, start_log
@@ -80,6 +81,7 @@ app.command("animate")(animate_portrait)
 app.command("download")(download_weights)
 app.command("convert")(convert_weights)
 app.command("doctor")(show_diagnosis)
+app.command("evaluate")(evaluate_folder)
 app.command("info")(show_info)
 app.command("train")(train_stage_or_export)
 data_app.command("render")(render)

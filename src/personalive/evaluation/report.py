@@ -74,7 +74,8 @@ def markdown(rows: Sequence[Row], source: dict[str, str]) -> str:
         e = row.estimate
         goal = "" if row.goal is None else f"{'>=' if row.higher else '<='} {row.goal:g}"
         met = {None: "", True: "yes", False: "no"}[row.met]
-        number = f"{e.mean:.4f} | {e.low:.4f} .. {e.high:.4f}" if e.count else "not measured | "
+        interval = f"{e.low:.4f} .. {e.high:.4f}" if e.count > 1 else ""
+        number = f"{e.mean:.4f} | {interval}" if e.count else "not measured | "
         lines.append(f"| {row.section} | {row.measure} | {number} | {e.count} | {goal} | {met} |")
     return "\n".join(lines)
 

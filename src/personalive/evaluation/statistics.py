@@ -24,7 +24,10 @@ def correlation(first: NDArray[np.floating], second: NDArray[np.floating]) -> fl
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `count` independent cases (people, videos) with the bounds of its 95 % bootstrap interval."""
+    """A mean over `count` independent cases (people, videos) with the bounds of its 95 % bootstrap interval.
+
+    One case alone has no interval: low and high are NaN then.
+    """
 
     mean: float
     low: float
@@ -44,6 +47,8 @@ def estimate(values: Sequence[float], draws: int = 2000, seed: int = 0) -> Estim
     known = np.array([value for value in values if not np.isnan(value)], np.float64)
     if not len(known):
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
+    if len(known) == 1:
+        return Estimate(float(known[0]), float("nan"), float("nan"), 1)
     chosen = np.random.default_rng(seed).integers(0, len(known), (draws, len(known)))
     low, high = np.percentile(known[chosen].mean(1), [2.5, 97.5])
     return Estimate(float(known.mean()), float(low), float(high), len(known))
