@@ -81,6 +81,17 @@ class TestExpression:
         assert all(math.isnan(value) for value in expression_alone(still, acting(), RowReader()).output.values())
         assert all(math.isnan(value) for value in expression_alone(nobody, acting(), RowReader()).output.values())
 
+    def test_what_the_driver_hardly_does_is_not_measured(self) -> None:
+        person = acting()
+        assert person.truth is not None
+        points = person.truth.landmarks.copy()
+        points[:, (37, 38, 40, 41, 43, 44, 46, 47)] = 0  # lids that rest on each other
+        quiet = dataclasses.replace(person, truth=dataclasses.replace(person.truth, landmarks=points))
+        figures = expression_alone(perfect, quiet, RowReader())
+        assert math.isnan(figures.output["blink"])
+        assert math.isnan(figures.seen["blink"])
+        assert figures.output["mouth"] > 0.999
+
     def test_needs_the_truth(self) -> None:
         with pytest.raises(InputError, match="no ground truth"):
             expression_alone(perfect, made_up("real", truth=False), RowReader())

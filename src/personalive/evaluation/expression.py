@@ -17,13 +17,17 @@ from personalive.evaluation.statistics import correlation
 from personalive.evaluation.yardstick import EXPRESSION, truth_signals
 from personalive.media.frames import Pixels
 
+MOVES = {"mouth": 0.015, "blink": 0.006, "smile": 0.008, "brow": 0.003}
+"""Least standard deviation of a true signal over a clip: below it the face hardly does this (a clip without a blink),
+and a correlation would be one with noise. In the unit of `truth_signals`; a blink alone gives some 0.01."""
+
 
 @dataclass(frozen=True)
 class ExpressionFigures:
     """Correlations over time with the driver's truth by signal (yardstick.EXPRESSION), -1..1, higher is better.
 
     output: of what the tracker reads in the output; seen: of what it reads in the true video. NaN: not measured
-    (no face was found, or the signal does not move in this clip).
+    (no face was found, or the driver hardly moves it in this clip: MOVES).
     """
 
     name: str
@@ -52,4 +56,9 @@ def _correlations(
     read = reader.read(video, held=True)
     if read is None:
         return dict.fromkeys(EXPRESSION, float("nan"))
-    return {name: correlation(read.signal(name), truth[:, column]) for column, name in enumerate(EXPRESSION)}
+    return {
+        name: correlation(read.signal(name), truth[:, column])
+        if truth[:, column].std() >= MOVES[name]
+        else float("nan")
+        for column, name in enumerate(EXPRESSION)
+    }
