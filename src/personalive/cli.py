@@ -17,12 +17,14 @@ import typer
 
 from personalive import __version__
 from personalive.commands.animate import animate_portrait
+from personalive.commands.bench import bench_live
 from personalive.commands.convert import convert_weights
 from personalive.commands.data import assets, convert_obj_release, render
 from personalive.commands.doctor import show_diagnosis
 from personalive.commands.download import download_weights
 from personalive.commands.evaluate import evaluate_folder
 from personalive.commands.info import show_info
+from personalive.commands.serve import serve_live
 from personalive.commands.train import train_stage_or_export
 from personalive.reporting import DEBUG_VARIABLE, FAILED, FAULT, STOPPED, start_log
 
@@ -40,6 +42,8 @@ data_app = typer.Typer(
     help="Render training people and the built-in pictures.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(data_app, name="data")
+bench_app = typer.Typer(help="Measure speed and delay on this machine.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(bench_app, name="bench")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -78,12 +82,14 @@ def _options(
 
 
 app.command("animate")(animate_portrait)
+app.command("serve")(serve_live)
 app.command("download")(download_weights)
 app.command("convert")(convert_weights)
 app.command("doctor")(show_diagnosis)
 app.command("evaluate")(evaluate_folder)
 app.command("info")(show_info)
 app.command("train")(train_stage_or_export)
+bench_app.command("live")(bench_live)
 data_app.command("render")(render)
 data_app.command("convert-obj")(convert_obj_release)
 data_app.command("assets")(assets)

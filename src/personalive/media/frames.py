@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from collections.abc import Collection
 from pathlib import Path
 from typing import TypeAlias
 
@@ -51,16 +52,21 @@ def load_picture(path: str | Path) -> Pixels:
     return decode_picture(data, str(path))
 
 
-def decode_picture(data: bytes, name: str = "the picture") -> Pixels:
-    """The bytes of a picture file as (H, W, 3) uint8 RGB, like `load_picture`; `name` is what errors call it."""
+def decode_picture(
+    data: bytes, name: str = "the picture", max_pixels: int = MAX_PIXELS, formats: Collection[str] | None = None
+) -> Pixels:
+    """The bytes of a picture file as (H, W, 3) uint8 RGB, like `load_picture`; `name` is what errors call it.
+
+    `max_pixels` and `formats` (PIL's names, e.g. "JPEG"; None: all that are safe) narrow what is accepted.
+    """
     if not data:
         raise InputError(f"{name} is an empty file; choose another picture")
-    with _open_header(data, name) as image:
+    with _open_header(data, name, formats) as image:
         width, height = image.size
         if min(width, height) < MIN_SIDE:
             raise InputError(f"{name} is {width}x{height} pixels; at least {MIN_SIDE} a side are needed")
-        if width * height > MAX_PIXELS:
-            raise _too_large(name, f"{width}x{height} pixels")
+        if width * height > max_pixels:
+            raise _too_large(name, f"{width}x{height} pixels", max_pixels)
         try:
             image.load()
             # np.array copies: the result is contiguous, writable and outlives the PIL image
@@ -71,10 +77,10 @@ def decode_picture(data: bytes, name: str = "the picture") -> Pixels:
             raise InputError(f"{name} is damaged or cut short ({error}); save it again as PNG or JPEG") from error
 
 
-def _open_header(data: bytes, name: str) -> Image.Image:
+def _open_header(data: bytes, name: str, wanted: Collection[str] | None) -> Image.Image:
     """Reads the header only. PIL's own limit against decompression bombs speaks first for the very largest."""
     Image.init()
-    formats = sorted(set(Image.OPEN) - _REFUSED_FORMATS)
+    formats = sorted((set(Image.OPEN) if wanted is None else set(wanted)) - _REFUSED_FORMATS)
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
@@ -85,8 +91,8 @@ def _open_header(data: bytes, name: str) -> Image.Image:
             raise InputError(f"{name} is not a picture that can be read; use PNG, JPEG or WebP") from error
 
 
-def _too_large(name: str, what: str) -> InputError:
-    return InputError(f"{name} has {what}; at most {MAX_PIXELS // 1_000_000} megapixels are read: make it smaller")
+def _too_large(name: str, what: str, limit: int = MAX_PIXELS) -> InputError:
+    return InputError(f"{name} has {what}; at most {limit / 1_000_000:.3g} megapixels are read: make it smaller")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

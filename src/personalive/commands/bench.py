@@ -1,0 +1,64 @@
+"""`personalive bench live`: how far the picture is behind, measured as a viewer sees it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from personalive.errors import ConfigError
+from personalive.reporting import reported
+
+
+@reported
+def bench_live(
+    model: Annotated[str, typer.Option(help="A built-in model's name or a checkpoint file.")] = "mini",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    sessions: Annotated[str, typer.Option(help="Numbers of viewers at the same time, one run each.")] = "1,2,4",
+    seconds: Annotated[float, typer.Option(help="Length of a run, after its first settling.")] = 30.0,
+    settle: Annotated[float, typer.Option(help="Seconds at a run's start that do not count.")] = 10.0,
+    overload: Annotated[
+        float, typer.Option(help="Instead: so many minutes of 60 frames/s; the delay must not grow.")
+    ] = 0.0,
+    memory: Annotated[float, typer.Option(help="Instead: so many minutes of streaming; memory must stay flat.")] = 0.0,
+    disconnects: Annotated[int, typer.Option(help="Instead: so many abrupt disconnects; nothing may stay.")] = 0,
+) -> None:
+    """Measure capture-to-display delay against the floor that the model's window sets."""
+    numbers = _numbers(sessions)
+    import asyncio
+
+    from personalive.pipeline import PersonaLive
+    from personalive.server import bench
+
+    networks = PersonaLive.from_pretrained(model, device)
+    if overload:
+        first, last = asyncio.run(bench.overload(networks, 60 * overload))
+        typer.echo(f"overload, {overload:g} min: median delay {first:.0f} ms at first, {last:.0f} ms at the end")
+    if memory:
+        early, late = asyncio.run(bench.memory(networks, 60 * memory))
+        change = 100 * (late / early - 1)
+        typer.echo(f"memory, {memory:g} min: {early:.0f} MB early, {late:.0f} MB at the end ({change:+.1f} %)")
+    if disconnects:
+        left = asyncio.run(bench.disconnects(networks, disconnects))
+        what = ", ".join(f"{count} {name}" for name, count in left.items())
+        typer.echo(f"{disconnects} abrupt disconnects: left behind {what}")
+    if overload or memory or disconnects:
+        return
+    typer.echo("| sessions | driven /s | shown /s | p50 ms | p95 ms | floor ms | above | chunk's work ms | dropped |")
+    typer.echo("|---|---|---|---|---|---|---|---|---|")
+    for number in numbers:
+        done = asyncio.run(bench.measure(networks, number, seconds, settle))
+        typer.echo(
+            f"| {done.sessions} | {done.rate:.1f} | {done.shown:.1f} | {done.p50:.0f} | {done.p95:.0f} | "
+            f"{done.floor:.0f} | {done.above:+.0f} | {done.step:.0f} | {done.dropped} |"
+        )
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if not numbers or min(numbers) < 1:
+        raise ConfigError(f"--sessions {text}: give numbers of viewers, e.g. 1,2,4")
+    return numbers

@@ -1,0 +1,233 @@
+"""Measures the live server as a viewer sees it: a real server in this process, WebSocket clients that play a clip.
+
+Capture to display: a frame's time is taken before its JPEG is made, and again when its painted frame has come back and
+was decoded. The floor is what the model's window asks for: `window_frames` driving frames at the rate driven.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import io
+import json
+import math
+import statistics
+import struct
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import websockets
+from PIL import Image
+
+from personalive import gallery
+from personalive.media.frames import Pixels
+from personalive.media.video import read_video
+from personalive.server.app import create_app
+from personalive.server.run import bind, make_server
+from personalive.server.service import Service
+from personalive.server.settings import Settings
+from personalive.server.worker import Model
+
+CAMERA_RATE = 30.0
+STAMP = struct.Struct(">d")
+
+
+@dataclass
+class Seen:
+    """What one viewer saw: moments of display (seconds), delays (seconds) and the driving rates it was told."""
+
+    displayed: list[float] = field(default_factory=list)
+    delays: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+    dropped: int = 0
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Of all viewers of a run together; milliseconds, but `rate` (driven frames per second) and `shown` (of one)."""
+
+    sessions: int
+    rate: float
+    shown: float
+    p50: float
+    p95: float
+    floor: float
+    step: float
+    dropped: int
+
+    @property
+    def above(self) -> float:
+        """Milliseconds of the 95th percentile above the floor."""
+        return self.p95 - self.floor
+
+
+@asynccontextmanager
+async def serving(model: Model, sessions: int) -> AsyncIterator[tuple[str, Service]]:
+    """A server on a free port of this machine: its address (host:port) and its service, ready."""
+    settings = Settings(
+        port=0, max_sessions=sessions, requests_per_minute=10**6, sessions_per_minute=10**6, uploads_per_minute=10**6
+    )
+    app = create_app(model, settings)
+    server, listening = make_server(settings, app=app), bind(settings)
+    running = asyncio.create_task(server.serve([listening]))
+    service: Service = app.state.service
+    await service.ready.wait()
+    try:
+        yield f"127.0.0.1:{listening.getsockname()[1]}", service
+    finally:
+        server.should_exit = True
+        await running
+        listening.close()
+
+
+async def measure(model: Model, sessions: int, seconds: float, settle: float) -> Figures:
+    """So many viewers for so long; what they saw after the first `settle` seconds."""
+    clip = load_clip()
+    async with serving(model, sessions) as (address, service):
+        began = time.monotonic()
+        seen = await asyncio.gather(*(view(address, clip, settle + seconds) for _ in range(sessions)))
+        step = 1000 * (service.sessions.throughput.chunk_seconds or math.nan)
+        window = model.config.stream.window_frames
+    return summarise(seen, began + settle, window, step)
+
+
+async def view(address: str, clip: Sequence[bytes], seconds: float, rate: float = CAMERA_RATE) -> Seen:
+    """One viewer whose camera plays the clip at `rate`, whatever the server drives at, for so long."""
+    session = await open_session(address)
+    seen = Seen()
+    async with websockets.connect(f"ws://{address}/api/sessions/{session}/frames", max_size=None) as socket:
+        camera = asyncio.create_task(_film(socket, clip, rate))
+        with suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(_watch(socket, seen), seconds)
+        camera.cancel()
+    await close_session(address, session)
+    return seen
+
+
+async def _film(socket: websockets.ClientConnection, clip: Sequence[bytes], rate: float) -> None:
+    began, number = time.monotonic(), 0
+    while True:
+        await socket.send(STAMP.pack(1000 * time.monotonic()) + clip[number % len(clip)])
+        number += 1
+        await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
+
+
+async def _watch(socket: websockets.ClientConnection, seen: Seen) -> None:
+    async for message in socket:
+        if isinstance(message, str):
+            told = json.loads(message)
+            if told["type"] == "statistics":
+                seen.rates.append(told["driving_rate"])
+                seen.dropped = told["dropped"]
+            continue
+        captured = STAMP.unpack_from(message)[0]
+        with Image.open(io.BytesIO(message[STAMP.size :])) as picture:
+            picture.load()
+        now = time.monotonic()
+        if math.isfinite(captured):
+            seen.displayed.append(now)
+            seen.delays.append(now - captured / 1000)
+
+
+def summarise(seen: Sequence[Seen], since: float, window_frames: int, step: float) -> Figures:
+    """The figures of what was displayed after `since`; `step` milliseconds of work for a session's chunk."""
+    delays = [d for one in seen for t, d in zip(one.displayed, one.delays, strict=True) if t >= since]
+    moments = [[t for t in one.displayed if t >= since] for one in seen]
+    shown = [(len(times) - 1) / (times[-1] - times[0]) for times in moments if len(times) > 1]
+    rates = [rate for one in seen for rate in one.rates[len(one.rates) // 3 :]]
+    rate = statistics.median(rates) if rates else math.nan
+    p50, p95 = np.percentile(delays, [50, 95]) if delays else (math.nan, math.nan)
+    return Figures(
+        len(seen), rate, statistics.mean(shown) if shown else math.nan, 1000 * float(p50), 1000 * float(p95),
+        1000 * window_frames / rate, step, sum(one.dropped for one in seen),
+    )  # fmt: skip
+
+
+async def overload(model: Model, seconds: float) -> tuple[float, float]:
+    """Median delay (ms) of the first and the last minute (or third) of a viewer who sends far more than can be driven.
+
+    Twice 30 frames a second: more than twice what is sustained wherever that is below 30.
+    """
+    clip = load_clip()
+    part = min(60.0, seconds / 3)
+    async with serving(model, 1) as (address, _service):
+        began = time.monotonic()
+        seen = await view(address, clip, seconds, rate=2 * CAMERA_RATE)
+    pairs = list(zip(seen.displayed, seen.delays, strict=True))
+    first = [delay for moment, delay in pairs if moment - began <= part]
+    last = [delay for moment, delay in pairs if began + seconds - moment <= part]
+    return 1000 * statistics.median(first), 1000 * statistics.median(last)
+
+
+async def disconnects(model: Model, count: int) -> dict[str, int]:
+    """What is left of so many viewers that vanish without a word, 5 seconds after the last: all should be 0."""
+    clip = load_clip()
+    async with serving(model, 4) as (address, service):
+        before = len(asyncio.all_tasks())
+        for _ in range(count):
+            while len(service.sessions) >= 4:
+                await asyncio.sleep(0.1)
+            session = await open_session(address)
+            socket = await websockets.connect(f"ws://{address}/api/sessions/{session}/frames", max_size=None)
+            await socket.send(STAMP.pack(0.0) + clip[0])
+            socket.transport.abort()
+        await asyncio.sleep(5.0)
+        gc.collect()
+        return {
+            "sessions": len(service.sessions),
+            "tasks": max(0, len(asyncio.all_tasks()) - before),
+            "worker sessions": len(service.sessions.worker),
+        }
+
+
+async def memory(model: Model, seconds: float) -> tuple[float, float]:
+    """Resident megabytes of this process after the first tenth of a long stream, and at its end."""
+    clip = load_clip()
+    async with serving(model, 1) as (address, service):
+        viewing = asyncio.create_task(view(address, clip, seconds))
+        await asyncio.sleep(seconds / 10)
+        early = _resident(service)
+        await viewing
+        return early, _resident(service)
+
+
+def _resident(service: Service) -> float:
+    """Megabytes of this process; not known on systems without /proc."""
+    value = service.metrics.registry.get_sample_value("process_resident_memory_bytes")
+    return math.nan if value is None else value / 1e6
+
+
+def load_clip(frames: int = 90, side: int = 480) -> list[bytes]:
+    """The built-in driving clip as JPEGs, of about a camera's size."""
+    with read_video(gallery.find_driving(gallery.DRIVING), frames) as video:
+        return [_jpeg(frame.pixels, side) for frame in video]
+
+
+def _jpeg(pixels: Pixels, side: int) -> bytes:
+    place = io.BytesIO()
+    Image.fromarray(pixels).resize((side, side)).save(place, "JPEG", quality=80)
+    return place.getvalue()
+
+
+async def open_session(address: str) -> str:
+    """A session of the first built-in portrait."""
+    return str((await asyncio.to_thread(_ask, "POST", f"http://{address}/api/sessions", b"{}"))["session"])
+
+
+async def close_session(address: str, session: str) -> None:
+    """Ends it; it may have ended by itself."""
+    with suppress(urllib.error.HTTPError):
+        await asyncio.to_thread(_ask, "DELETE", f"http://{address}/api/sessions/{session}")
+
+
+def _ask(method: str, address: str, body: bytes | None = None) -> dict[str, Any]:
+    asked = urllib.request.Request(address, body, {"content-type": "application/json"}, method=method)
+    with urllib.request.urlopen(asked, timeout=60) as answer:
+        text = answer.read()
+    return dict(json.loads(text)) if text else {}
