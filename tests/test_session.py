@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pytest
 
+pytest.importorskip("prometheus_client")
+
 from fake_live import SIDE, FakeClock, FakeModel, InlineExecutor, driven, grey
 from personalive.errors import InputError
 from personalive.media.frames import Pixels

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+pytest.importorskip("pydantic_settings")
+
 from fake_live import FakeClock, FakeModel, InlineExecutor, driven, grey
 from personalive.errors import ConfigError
 from personalive.server.messages import Controls
