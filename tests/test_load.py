@@ -23,6 +23,7 @@ from personalive.models.autoencoder import Autoencoder
 from personalive.models.image_encoder import ImageEncoder
 from personalive.models.pose_guider import PoseGuider
 from personalive.weights import load, official
+from personalive.weights.idle import idle_entries
 from personalive.weights.manifest import NETWORKS
 
 
@@ -71,7 +72,11 @@ def test_round_trip_in_single_precision_is_exact(toy: Networks, tmp_path: Path) 
     assert loaded.config == TOY
     ours, theirs = states(toy), states(loaded)
     assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[key], theirs[key]) for key in ours)
+    assert all(torch.equal(ours[key], theirs[key]) for key in ours.keys() - idle(toy))
+
+
+def idle(networks: Networks) -> set[str]:
+    return {f"{name}.{key}" for name, module in load.modules(networks).items() for key in idle_entries(module)}
 
 
 def test_round_trip_in_half_precision(toy: Networks, checkpoint: Path) -> None:
@@ -79,6 +84,8 @@ def test_round_trip_in_half_precision(toy: Networks, checkpoint: Path) -> None:
     parameters = {f"{name}.{key}" for name, module in load.modules(toy).items() for key, _ in module.named_parameters()}
     theirs = states(loaded)
     for key, tensor in states(toy).items():
+        if key in idle(toy):
+            continue
         expected = tensor.detach().half().float() if key in parameters else tensor  # buffers keep their precision
         assert torch.equal(theirs[key], expected), key
     for name, module in load.modules(loaded).items():

@@ -28,6 +28,7 @@ from personalive.models.motion_encoder import MotionEncoder
 from personalive.models.motion_extractor import MotionExtractor
 from personalive.models.pose_guider import PoseGuider
 from personalive.models.reference_unet import ReferenceUNet
+from personalive.weights.idle import idle_entries
 from personalive.weights.tensors import PICKLES, listing, read_metadata, read_safetensors, refuse_code
 
 FORMAT = "personalive"
@@ -75,7 +76,7 @@ def save_networks(
     """Write one safetensors file with the networks and their configuration; it appears complete or not at all.
 
     Parameters are stored as `dtype`; buffers (running statistics, tables) as they are, since they are small and some
-    have a range that half precision has not.
+    have a range that half precision has not. What no result depends on is left out (`idle_entries`).
 
     Raises:
         WeightsError: a parameter is not finite, or does not fit into `dtype`.
@@ -83,8 +84,8 @@ def save_networks(
     """
     tensors: dict[str, Tensor] = {}
     for name, module in modules(networks).items():
-        stored = stored_tensors(module, name, dtype)
-        tensors |= {f"{name}.{key}": tensor for key, tensor in stored.items()}
+        stored, idle = stored_tensors(module, name, dtype), idle_entries(module)
+        tensors |= {f"{name}.{key}": tensor for key, tensor in stored.items() if key not in idle}
     metadata = {"format": FORMAT, "config": to_json(networks.config), "description": description}
     write_tensors(tensors, Path(path), metadata)
 
@@ -128,7 +129,7 @@ def load_networks(path: str | Path, device: str | torch.device = "cpu", dtype: t
     config = read_file_config(path)
     networks = build_networks(config, "meta", dtype)
     nets = nn.ModuleDict(modules(networks))
-    load_state(nets, read_safetensors(path)[0], str(path))
+    load_state(nets, idle_entries(nets) | read_safetensors(path)[0], str(path))
     nets.to(device)
     return networks
 
