@@ -24,6 +24,7 @@ from personalive.commands.doctor import show_diagnosis
 from personalive.commands.download import download_weights
 from personalive.commands.evaluate import evaluate_folder
 from personalive.commands.info import show_info
+from personalive.commands.prepare import prepare
 from personalive.commands.serve import serve_live
 from personalive.commands.train import train_stage_or_export
 from personalive.reporting import DEBUG_VARIABLE, FAILED, FAULT, STOPPED, start_log
@@ -39,7 +40,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data_app = typer.Typer(
-    help="Render training people and the built-in pictures.", no_args_is_help=True, rich_markup_mode=None
+    help="Training people, rendered or from video, and the built-in pictures.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
 bench_app = typer.Typer(help="Measure speed and delay on this machine.", no_args_is_help=True, rich_markup_mode=None)
@@ -91,5 +94,6 @@ app.command("info")(show_info)
 app.command("train")(train_stage_or_export)
 bench_app.command("live")(bench_live)
 data_app.command("render")(render)
+data_app.command("prepare")(prepare)
 data_app.command("convert-obj")(convert_obj_release)
 data_app.command("assets")(assets)
