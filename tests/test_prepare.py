@@ -71,7 +71,8 @@ def test_the_command_from_videos_to_a_corpus(tmp_path: Path, capsys: pytest.Capt
     video(films / "wall.mp4", 8, wall)
     (films / "text.mp4").write_bytes(b"Dear diary" * 100)
     (films / "notes.txt").write_text("none of ours")
-    options: list[str | Path] = ["data", "prepare", films, "-o", out, "--size", "32", "--frames", "5", "--split", "train"]
+    options: list[str | Path] = ["data", "prepare", films, "-o", out, "--size", "32", "--frames", "5"]
+    options += ["--split", "train"]
     ended = Command(capsys)(*options)
     assert ended.code == 0, ended.err
     assert "train: 2 clips of 5 frames, 1 people" in ended.out
