@@ -15,6 +15,7 @@ Result = TypeVar("Result")
 
 # Mesa's rasteriser, numpy and torch all start threads that only get in each other's way.
 _ENVIRONMENT = {"LP_NUM_THREADS": "0", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
+_PATIENCE = 10.0  # seconds for tidying up
 
 
 def run_jobs(
@@ -23,8 +24,8 @@ def run_jobs(
     """`function(*job)` for every job, each in one of at most `workers` fresh processes; `done` gets every result.
 
     Whatever ends it early, an error of a job, Ctrl-C, SIGTERM turned into KeyboardInterrupt, stops the jobs under way
-    with SystemExit, so that their `finally` runs, and is raised when all processes have gone. Call it under
-    `if __name__ == "__main__":` in a script, because fresh processes import it.
+    with SystemExit, so that their `finally` runs, or after ten seconds by force, and is raised when all have gone.
+    Call it under `if __name__ == "__main__":` in a script, because fresh processes import it.
     """
     if not jobs:
         return
@@ -37,8 +38,12 @@ def run_jobs(
                 done(future.result())
         except BaseException:
             # With its workers gone the pool gives up what waits; to cancel that first trips CPython's pool (3.11).
-            for process in set(multiprocessing.active_children()) - others:
+            workers_of_ours = set(multiprocessing.active_children()) - others
+            for process in workers_of_ours:
                 process.terminate()
+            for process in workers_of_ours:  # a signal just before a blocking call, or in a destructor, can get lost
+                process.join(_PATIENCE)
+                process.kill()
             raise
 
 
