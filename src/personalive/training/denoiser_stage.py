@@ -113,7 +113,7 @@ class DenoiserStage:
         boxes = face_box(pose_keypoints(head), self.config.image_size, self.config.keypoints)
         faces = crop_faces(images * 2 - 1, boxes, self.config.motion_encoder.image_size)
         if augmented:
-            faces = augment.degrade(augment.colour((faces + 1) / 2)) * 2 - 1
+            faces = augment.driving_crop((faces + 1) / 2) * 2 - 1
         tokens: Tensor = self.frozen.motion_encoder(faces)
         return tokens.view(*driving.shape, *tokens.shape[1:])
 

@@ -13,7 +13,7 @@ from personalive.contracts import Networks
 from personalive.errors import InputError
 from personalive.training.autoencoder_stage import AutoencoderStage
 from personalive.training.checkpoint import load_modules, save_modules
-from personalive.training.clips import Corpus, load_corpus
+from personalive.training.clips import Corpus, check_apart, load_corpus
 from personalive.training.image_stage import ImageStage
 from personalive.training.loop import RunOptions, Stage, train
 from personalive.training.motion_stage import MotionStage
@@ -38,14 +38,9 @@ def train_stage(
     processes.share(getattr(recipe, name).optimisation.accumulate)
     if processes.first:
         logger.info("reading the shards of %s", data)
-    train_corpus = load_corpus(_shards(data, "train"))
-    held_out = load_corpus(_shards(data, "test"))
-    for corpus in (train_corpus, held_out):
-        if corpus.images.shape[-1] != config.image_size:
-            raise InputError(
-                f"{data} holds pictures of {corpus.images.shape[-1]} pixels, the model wants {config.image_size}: "
-                f"render or prepare them with --size {config.image_size}"
-            )
+    train_corpus = load_corpus(_shards(data, "train"), size=config.image_size)
+    held_out = load_corpus(_shards(data, "test"), size=config.image_size)
+    check_apart(train_corpus, held_out)
     if processes.first:
         logger.info("%d people to train on, %d held out", train_corpus.people, held_out.people)
     if init is not None and processes.first:
