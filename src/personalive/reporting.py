@@ -24,9 +24,14 @@ FAILED, FAULT, STOPPED = 1, 70, 130
 DEBUG_VARIABLE = "PERSONALIVE_DEBUG"
 """Set in the environment: errors come with their traceback."""
 
+# What is not always installed, and the extra that brings it.
 _SERVER = ("fastapi", "uvicorn", "websockets", "aiortc", "pydantic", "pydantic_settings", "prometheus_client")
-_EXTRAS = dict.fromkeys(_SERVER, "server") | {"moderngl": "render", "scipy": "render", "pyvirtualcam": "virtualcam"}
-# what is not always installed, and the extra that brings it
+_EXTRAS = {
+    **dict.fromkeys(_SERVER, "server"),
+    **dict.fromkeys(("moderngl", "scipy"), "render"),
+    **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export"),
+    "pyvirtualcam": "virtualcam",
+}
 
 
 class _StderrLog(logging.Handler):

@@ -265,7 +265,8 @@ class UNetTrunk(nn.Module):
             conditions = replace(conditions, checkpointing=True)
         # Channels last: pictures become tokens and back as views, without a copy.
         x = x.contiguous(memory_format=torch.channels_last)
-        skips, features = [x], list[Tensor]()
+        skips = [x]
+        features: list[Tensor] = []  # not list[Tensor](), which torch.compile cannot take whole
         for block in self.down_blocks:
             x = block(x, skips, conditions, features)
         x = self.mid_block(x, conditions, features)

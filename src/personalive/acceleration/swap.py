@@ -1,0 +1,104 @@
+"""One callable instead of the denoising UNet's window pass: every acceleration is one, and the loop never notices.
+
+A pass takes a window in which all keyframes that count stand behind the reference as more of the same keys and values,
+so that its shapes are fixed by their number alone and no mask is needed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Protocol, cast
+
+import torch
+from torch import Tensor, nn
+
+from personalive.contracts import Keyframes, KeyValues, MotionSignals, Networks
+from personalive.models.denoising_unet import DenoisingUNet
+
+
+class WindowPass(Protocol):
+    """The UNet over one window, without a gradient."""
+
+    def __call__(
+        self, latents: Tensor, timesteps: Tensor, image_token: Tensor, signals: MotionSignals, shared: KeyValues
+    ) -> Tensor:
+        """The prediction (B, F, C, h, w).
+
+        latents (B, F, C, h, w); timesteps (B, F); image_token (B, 1, D); shared: keys and values of the reference and
+        its K keyframes, (B, heads, (1 + K) * n, d) each.
+        """
+        ...
+
+
+class SwappedUNet(nn.Module):
+    """A denoising UNet whose window pass is another callable; parameters, `config` and `project` are its own.
+
+    What the callable was not made for (sessions with different keyframes in one batch, chunk attention, no temporal
+    modules) goes the UNet's own way.
+    """
+
+    def __init__(self, unet: DenoisingUNet, run: WindowPass, keyframe_counts: frozenset[int] | None = None) -> None:
+        """keyframe_counts: how many keyframes `run` can take; None: any number."""
+        super().__init__()
+        self.unet = unet
+        self.config = unet.config
+        self.project = unet.project
+        self._run = run
+        self._counts = keyframe_counts
+
+    def forward(
+        self,
+        latents: Tensor,
+        timesteps: Tensor,
+        image_token: Tensor,
+        signals: MotionSignals,
+        reference: KeyValues,
+        keyframes: Keyframes | None = None,
+        chunk_frames: int | None = None,
+        temporal: bool = True,
+    ) -> Tensor:
+        """See `DenoisingUNet.forward`."""
+        slots = slots_in_use(keyframes)
+        fits = slots is not None and (self._counts is None or len(slots) in self._counts)
+        if slots is None or not fits or chunk_frames is not None or not temporal or torch.is_grad_enabled():
+            own: Tensor = self.unet(
+                latents, timesteps, image_token, signals, reference, keyframes, chunk_frames, temporal
+            )
+            return own
+        return self._run(latents, timesteps, image_token, signals, append(reference, keyframes, slots))
+
+
+def swap(networks: Networks, run: WindowPass, keyframe_counts: frozenset[int] | None = None) -> Networks:
+    """The networks with another window pass. The others are shared."""
+    unet = own_unet(networks)
+    return dataclasses.replace(networks, denoising_unet=cast(DenoisingUNet, SwappedUNet(unet, run, keyframe_counts)))
+
+
+def own_unet(networks: Networks) -> DenoisingUNet:
+    """The UNet itself, whatever was put in for it before."""
+    unet: nn.Module = networks.denoising_unet
+    return unet.unet if isinstance(unet, SwappedUNet) else cast(DenoisingUNet, unet)
+
+
+def slots_in_use(keyframes: Keyframes | None) -> list[int] | None:
+    """The slots that every session uses; None where the sessions differ."""
+    if keyframes is None or keyframes.used.shape[1] == 0:
+        return []
+    table: list[list[bool]] = keyframes.used.tolist()
+    if any(row != table[0] for row in table):
+        return None
+    return [slot for slot, used in enumerate(table[0]) if used]
+
+
+def append(reference: KeyValues, keyframes: Keyframes | None, slots: list[int]) -> KeyValues:
+    """The reference's keys and values followed by those of some keyframe slots: (B, heads, (1 + K) * n, d) each."""
+    if keyframes is None or not slots:
+        return reference
+
+    def joined(own: tuple[Tensor, ...], more: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(
+            torch.cat([first, *(rest[:, slot] for slot in slots)], dim=2) for first, rest in zip(own, more, strict=True)
+        )
+
+    key_values = keyframes.key_values
+    return KeyValues(joined(reference.keys, key_values.keys), joined(reference.values, key_values.values))

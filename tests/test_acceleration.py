@@ -1,0 +1,235 @@
+"""Swapped window passes: compiled or exported, the loop computes the same, whatever keyframes are in use."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from command import Command, save_toy
+from personalive.acceleration import export
+from personalive.acceleration.compile import compile_window
+from personalive.acceleration.shapes import Shapes
+from personalive.acceleration.swap import SwappedUNet, WindowPass, append, own_unet, slots_in_use, swap
+from personalive.contracts import Keyframes, KeyValues, MotionSignals, Networks
+from personalive.errors import ConfigError, OutputError, WeightsError
+from personalive.pipeline import PersonaLive
+from personalive.streaming import engine
+from personalive.streaming.state import batch
+from toy import picture, pictures, random_signals, started, toy_networks
+
+TAU = {"stream__tau": 0.1}  # everything becomes a keyframe, until the slots are full
+
+
+class Counting:
+    """The UNet's own pass, and with how many keyframes it was called."""
+
+    def __init__(self, networks: Networks) -> None:
+        self.unet = own_unet(networks)
+        self.calls: list[int] = []
+        self.tokens = started(networks).reference.key_values.keys[0].shape[2]
+
+    def __call__(
+        self, latents: Any, timesteps: Any, image_token: Any, signals: MotionSignals, shared: KeyValues
+    ) -> Any:
+        self.calls.append(shared.keys[0].shape[2] // self.tokens - 1)
+        return self.unet(latents, timesteps, image_token, signals, shared)
+
+
+def frames(networks: Networks, count: int = 56) -> np.ndarray[Any, Any]:
+    return PersonaLive(networks).start(picture(0)).push(pictures(count))
+
+
+def test_the_loop_never_notices_and_every_keyframe_is_seen() -> None:
+    networks = toy_networks(**TAU)
+    counting = Counting(networks)
+    got = frames(swap(networks, counting))
+    assert np.abs(got.astype(int) - frames(networks)).max() <= 1  # the keys stand in another order of computation
+    assert counting.calls == [0] * 10 + [1, 2, 3, 3]
+
+
+def test_a_pass_for_other_keyframes_is_not_called() -> None:
+    networks = toy_networks(**TAU)
+    counting = Counting(networks)
+    frames(swap(networks, counting, frozenset({2})))
+    assert counting.calls == [2]
+
+
+@torch.no_grad()
+def test_sessions_that_differ_go_the_unets_own_way() -> None:
+    networks = toy_networks(**TAU)
+    counting = Counting(networks)
+    swapped = swap(networks, counting)
+    one, other = started(networks, 0), started(networks, 1)
+    slots = one.keyframes
+    used = torch.zeros_like(slots.used)
+    used[:, 1] = True
+    one = dataclasses.replace(one, keyframes=dataclasses.replace(slots, used=used), steps=one.steps + 20)
+    both = batch([one, dataclasses.replace(other, steps=other.steps + 20)])
+    driving = random_signals(networks.config, networks.config.stream.chunk_frames, 5, sessions=2)
+    _, expected = engine.step(networks, both, driving)
+    _, got = engine.step(swapped, both, driving)
+    assert torch.equal(got, expected)
+    assert counting.calls == []
+
+
+def test_training_goes_the_unets_own_way() -> None:
+    networks = toy_networks()
+    counting = Counting(networks)
+    state = started(networks)
+    driving = random_signals(networks.config, networks.config.stream.chunk_frames, 5)
+    _, latents = engine.step(swap(networks, counting), state, driving)
+    assert counting.calls == []
+    assert latents.requires_grad
+
+
+def test_slots_and_their_keys() -> None:
+    used = torch.tensor([[True, False, True]])
+    slots = torch.arange(6.0).view(1, 3, 1, 2, 1)
+    keyframes = Keyframes(KeyValues((slots,), (slots + 10,)), used)
+    own = KeyValues((torch.full((1, 1, 2, 1), 7.0),), (torch.full((1, 1, 2, 1), 8.0),))
+    assert slots_in_use(keyframes) == [0, 2]
+    joined = append(own, keyframes, [0, 2])
+    assert joined.keys[0].flatten().tolist() == [7, 7, 0, 1, 4, 5]
+    assert joined.values[0].flatten().tolist() == [8, 8, 10, 11, 14, 15]
+    assert slots_in_use(Keyframes(keyframes.key_values, torch.tensor([[True], [False]]))) is None
+    assert slots_in_use(None) == []
+
+
+def test_a_swap_of_a_swap_is_of_the_unet_itself() -> None:
+    networks = toy_networks()
+    twice = swap(swap(networks, Counting(networks)), Counting(networks))
+    assert isinstance(twice.denoising_unet, SwappedUNet)
+    assert own_unet(twice) is networks.denoising_unet
+    parameters = twice.denoising_unet.parameters()
+    assert {id(p) for p in parameters} == {id(p) for p in networks.denoising_unet.parameters()}
+
+
+@torch.no_grad()
+def test_a_compiled_window_is_one_whole_graph_for_each_number_of_keyframes() -> None:
+    torch._dynamo.reset()
+    networks, graphs = toy_networks(**TAU), []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(len(inputs))
+        return graph.forward
+
+    compiled = compile_window(networks, backend=backend)  # type: ignore[arg-type]
+    for keyframes in (0, 2, 0, 2):
+        flat, expected = inputs_and_result(networks, keyframes)
+        got = compiled.denoising_unet(*flat[:3], MotionSignals(flat[3], flat[4]), shared_of(flat))
+        torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    assert len(graphs) == 2  # compiled whole, and never again
+
+
+# Files
+
+
+@torch.no_grad()
+def inputs_and_result(networks: Networks, keyframes: int) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    torch.manual_seed(3)
+    flat = export.example(networks, keyframes)
+    return flat, export.FlatWindow(own_unet(networks))(*flat)
+
+
+def test_the_flat_window_is_the_window() -> None:
+    networks = toy_networks()
+    flat, result = inputs_and_result(networks, 0)
+    names = export.input_names(networks)
+    assert len(flat) == len(names)
+    given = dict(zip(names, flat, strict=True))
+    blocks = own_unet(networks).attention_count
+    shared = KeyValues(
+        tuple(given[f"keys_{block}"] for block in range(blocks)),
+        tuple(given[f"values_{block}"] for block in range(blocks)),
+    )
+    with torch.no_grad():
+        expected = own_unet(networks)(
+            given["latents"],
+            given["timesteps"],
+            given["image_token"],
+            MotionSignals(given["motion"], given["pose"]),
+            shared,
+        )
+    assert torch.equal(result, expected)
+    with pytest.raises(ConfigError, match="this model has 3 keyframe slots, not 4"):
+        export.example(networks, 4)
+
+
+def test_onnx_computes_the_same(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxruntime")
+    networks = toy_networks(**TAU)
+    path = export.export_onnx(networks, tmp_path / "window.onnx", keyframes=2)
+    assert [file.name for file in tmp_path.iterdir()] == ["window.onnx"]
+    other = export.use_onnx(networks, path, keyframes=2)
+    flat, expected = inputs_and_result(networks, 2)
+    counting = Counting(networks)
+    got = run_of(other)(flat[0], flat[1], flat[2], MotionSignals(flat[3], flat[4]), shared_of(flat))
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
+    assert np.abs(frames(other).astype(int) - frames(swap(networks, counting))).max() <= 1
+    assert 2 in counting.calls  # the step that the file was made for did happen
+
+
+def run_of(networks: Networks) -> WindowPass:
+    unet: torch.nn.Module = networks.denoising_unet
+    assert isinstance(unet, SwappedUNet)
+    return unet._run
+
+
+def shared_of(flat: tuple[torch.Tensor, ...]) -> KeyValues:
+    blocks = (len(flat) - 5) // 2
+    return KeyValues(flat[5 : 5 + blocks], flat[5 + blocks :])
+
+
+def test_an_onnx_file_that_is_none(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    (tmp_path / "window.onnx").write_bytes(b"nothing")
+    with pytest.raises(WeightsError, match="is no ONNX file"):
+        export.use_onnx(toy_networks(), tmp_path / "window.onnx")
+
+
+def test_a_package_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "window.pt2").write_bytes(b"nothing")
+    with pytest.raises(WeightsError, match="is no package"):
+        export.use_package(toy_networks(), tmp_path / "window.pt2")
+    with pytest.raises(OutputError, match=r"ends in \.pt2"):
+        export.export_package(toy_networks(), tmp_path / "window.so")
+
+
+@pytest.mark.slow
+def test_a_package_compiled_ahead_of_time_computes_the_same(tmp_path: Path) -> None:
+    """Needs a C++ compiler, and minutes."""
+    networks = toy_networks()
+    path = export.export_package(networks, tmp_path / "window.pt2")
+    got = frames(export.use_package(networks, path), 24)
+    assert np.abs(got.astype(int) - frames(networks, 24)).max() <= 1
+
+
+def test_the_command_exports(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export_onnx(networks: Networks, path: Path, keyframes: int) -> Path:
+        path.write_bytes(bytes(keyframes))
+        return path
+
+    monkeypatch.setattr(export, "export_onnx", export_onnx)
+    model = save_toy(tmp_path)
+    done = Command(capsys)("export", "--model", model, "-o", tmp_path / "a.onnx", "--keyframes", "3")
+    assert done.code == 0, done.err
+    assert "0.0 MB, 3 keyframes" in done.out
+    assert (tmp_path / "a.onnx").stat().st_size == 3
+    assert "ends in .onnx" in Command(capsys)("export", "--model", model, "-o", tmp_path / "a.pt2").err
+    assert "no export to 'jpeg'" in Command(capsys)("export", "--to", "jpeg", "-o", tmp_path / "a.onnx").err
+
+
+def test_random_shapes_are_what_the_networks_take() -> None:
+    networks = toy_networks()
+    reference, slots = Shapes(networks.config, torch.float32, "cpu").reference(networks)
+    made = started(networks)
+    assert [t.shape for t in reference.key_values.keys] == [t.shape for t in made.reference.key_values.keys]
+    assert [t.shape for t in slots.key_values.values] == [t.shape for t in made.keyframes.key_values.values]
