@@ -220,8 +220,9 @@ class TestSteadyCrop:
         assert crops[-1].square.x == 100
 
     def test_a_known_start_is_used_from_the_first_frame(self) -> None:
-        steady = SteadyCrop(ScriptedFinder(lambda n: []), start=FaceBox(100, 100, 50))
-        assert steady.update(BLANK) == Crop(FramingConfig().square(FaceBox(100, 100, 50)), found=True)
+        start = FaceBox(100, 100, 50)
+        steady = SteadyCrop(ScriptedFinder(lambda n: []), start=start)
+        assert steady.update(BLANK) == Crop(FramingConfig().square(start), found=True, face=start)
 
     @pytest.mark.parametrize(("face", "x"), [(0, 220), (1, 80), (2, 150)])
     def test_faces_count_from_the_largest(self, face: int, x: int) -> None:

@@ -103,9 +103,12 @@ def test_reference_is_calm_and_poses_are_wide() -> None:
         assert face[PLACE["jawOpen"]] == 0
         assert face[PLACE["eyeBlink_L"]] == 0
         assert abs(pose.yaw) < 20
-    yaws = np.array([wide_pose(rng).yaw for _ in range(500)])
-    assert 17 < yaws.std() < 22
-    assert np.abs(yaws).max() <= YAW_LIMIT
+    angles = np.abs([wide_pose(rng).angles for _ in range(2000)])  # pitch, yaw, roll
+    for column, (usual, limit) in enumerate(((15, PITCH_LIMIT), (30, YAW_LIMIT), (12, ROLL_LIMIT))):
+        assert limit * 0.98 < angles[:, column].max() <= limit
+        assert 0.09 < (angles[:, column] > usual).mean() < 0.18
+        far = angles[:, column] > usual + 0.8 * (limit - usual)
+        assert 0.01 < far.mean() < 0.06  # the ends are reached, not only named
 
 
 def test_the_demonstration_shows_every_kind_of_motion() -> None:

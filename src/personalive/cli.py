@@ -25,6 +25,7 @@ from personalive.commands.download import download_weights
 from personalive.commands.evaluate import evaluate_folder
 from personalive.commands.export import export_window
 from personalive.commands.info import show_info
+from personalive.commands.prepare import prepare
 from personalive.commands.serve import serve_live
 from personalive.commands.speed import measure_speed
 from personalive.commands.train import train_stage_or_export
@@ -41,7 +42,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 data_app = typer.Typer(
-    help="Render training people and the built-in pictures.", no_args_is_help=True, rich_markup_mode=None
+    help="Training people, rendered or from video, and the built-in pictures.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
 )
 app.add_typer(data_app, name="data")
 bench_app = typer.Typer(help="Measure speed and delay on this machine.", no_args_is_help=True, rich_markup_mode=None)
@@ -95,5 +98,6 @@ app.command("train")(train_stage_or_export)
 bench_app.command("live")(bench_live)
 bench_app.command("speed")(measure_speed)
 data_app.command("render")(render)
+data_app.command("prepare")(prepare)
 data_app.command("convert-obj")(convert_obj_release)
 data_app.command("assets")(assets)

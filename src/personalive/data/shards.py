@@ -56,7 +56,7 @@ class PersonRecord:
     name: str  # of this record, unlike all others; letters, digits, "_", "-", "."
     person: str  # who is shown: records of one person are never divided between training and test
     images: NDArray[np.uint8]  # (F, H, H, 3) RGB
-    face_box: FloatArray  # (F, 4) x1, y1, x2, y2 in [-1, 1], forehead to chin
+    face_box: FloatArray  # (F, 4) x1, y1, x2, y2, forehead to chin; the picture is [-1, 1], a box may reach beyond
     group: IntArray  # (F,) frames of one group share their pose (kind "pose") or follow one another (kind "clip")
     kind: tuple[str, ...]  # (F,) of KINDS
     truth: GroundTruth | None  # None: real video, nobody knows

@@ -145,10 +145,14 @@ class SteadyConfig:
 
 @dataclass(frozen=True)
 class Crop:
-    """Where to cut a driving frame. `found` False: there is no face at present, `square` is the last place of one."""
+    """Where to cut a driving frame. `found` False: there is no face at present, `square` is the last place of one.
+
+    `face` is the face as it was last detected, up to a few frames ago; None before there was any.
+    """
 
     square: Square
     found: bool
+    face: FaceBox | None = None
 
     def cut(self, frame: Pixels, size: int) -> Pixels:
         """The square of `frame` as (size, size, 3)."""
@@ -198,7 +202,7 @@ class SteadyCrop:
             height, width = frame.shape[:2]
             return Crop(Square(width / 2, height / 2, min(height, width)), found=False)
         self._square = _towards(self._square, self._goal, self._config.follow)
-        return Crop(self._square, found=self._misses < self._config.lost_after)
+        return Crop(self._square, self._misses < self._config.lost_after, self._last)
 
     def _look(self, frame: Pixels) -> None:
         lost = self._misses >= self._config.lost_after

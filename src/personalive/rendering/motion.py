@@ -69,7 +69,7 @@ BROWS: tuple[Shape, ...] = (
     {"browOuterUp_L": 0.85},
     {"browOuterUp_R": 0.85},
 )
-YAW_LIMIT, PITCH_LIMIT, ROLL_LIMIT = 50.0, 28.0, 24.0  # degrees
+YAW_LIMIT, PITCH_LIMIT, ROLL_LIMIT = 60.0, 30.0, 30.0  # degrees
 RATE = 100  # steps a second inside motion_clip
 
 
@@ -193,15 +193,21 @@ def near_neutral(rng: np.random.Generator) -> tuple[FloatArray, Pose]:
 
 
 def wide_pose(rng: np.random.Generator) -> Pose:
-    """A pose over the whole range that is trained on."""
+    """A pose over the whole range that is trained on: near frontal mostly, one in eight far out on each axis."""
     return Pose(
-        pitch=float(np.clip(rng.normal(0, 10), -PITCH_LIMIT, PITCH_LIMIT)),
-        yaw=float(np.clip(rng.normal(0, 20), -YAW_LIMIT, YAW_LIMIT)),
-        roll=float(np.clip(rng.normal(0, 8), -ROLL_LIMIT, ROLL_LIMIT)),
+        pitch=_far(rng.normal(0, 10), 15, PITCH_LIMIT),
+        yaw=_far(rng.normal(0, 20), 30, YAW_LIMIT),
+        roll=_far(rng.normal(0, 8), 12, ROLL_LIMIT),
         right=float(np.clip(rng.normal(0, 0.8), -2.0, 2.0)),
         up=float(np.clip(rng.normal(0, 0.6), -1.5, 1.5)),
         nearer=float(np.clip(rng.normal(0, 2.0), -5.0, 5.0)),
     )
+
+
+def _far(angle: float, usual: float, limit: float) -> float:
+    """Degrees; beyond `usual`, 1.5 standard deviations, angles spread faster: to the limit at 2.3 of them."""
+    beyond = max(0.0, abs(angle) - usual) * (limit - usual) / (0.8 / 1.5 * usual)
+    return float(np.copysign(min(min(abs(angle), usual) + beyond, limit), angle))
 
 
 def motion_clip(

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
-import os
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -15,6 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from personalive.data.jobs import run_jobs
 from personalive.data.shards import GroundTruth, PersonRecord, write_shard
 from personalive.errors import ConfigError
 from personalive.rendering.avatar import sample_person
@@ -41,8 +38,6 @@ SEED_RANGES: dict[Split, tuple[int, int]] = {
     "clip": (900_000, 1_000_000),
     "expression": (900_000, 1_000_000),
 }
-# Mesa's rasteriser and numpy both start threads that only get in each other's way.
-WORKER_ENVIRONMENT = {"LP_NUM_THREADS": "0", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 logger = logging.getLogger(__name__)
 
@@ -194,12 +189,8 @@ def render_people(
         jobs.append((out / f"{split}-{number:05d}.tar", seeds))
     waiting = [job for job in jobs if not job[0].exists()]
     logger.info("%s: %d shards, %d still to render", split, len(jobs), len(waiting))
-    if waiting:
-        fresh = multiprocessing.get_context("spawn")
-        with _environment(WORKER_ENVIRONMENT), ProcessPoolExecutor(min(workers, len(waiting)), fresh) as pool:
-            running = [pool.submit(_render_shard, face_model, *job, size, frames, split) for job in waiting]
-            for done in as_completed(running):
-                logger.info("%s complete", done.result())
+    queue = [(face_model, *job, size, frames, split) for job in waiting]
+    run_jobs(_render_shard, queue, workers, lambda path: logger.info("%s complete", path))
     return [path for path, _ in jobs]
 
 
@@ -218,18 +209,3 @@ def _render_shard(face_model: Path | str, path: Path, seeds: range, size: int, f
 
 def _loaded(face_model: FaceModel | Path | str) -> FaceModel:
     return face_model if isinstance(face_model, FaceModel) else load_face_model(face_model)
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    """Set environment variables for child processes and put the old ones back."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -1,19 +1,24 @@
 """What happens to a driving picture before the motion networks see it in training (spec section 4, stage 1).
 
-Rendered faces are clean and look alike; cameras are not. Colour, blur, noise, occlusion and an affine move make the
-motion networks look at shape alone. The affine move changes the ground truth too, exactly.
+Rendered faces are clean and look alike; cameras are not. Colour, blur, noise, compression, occlusion and an affine move
+make the motion networks look at shape alone. The affine move changes the ground truth too, exactly; `warp` changes a
+face's proportions and goes where no ground truth is needed.
 """
 
 from __future__ import annotations
 
+import io
 import math
 from dataclasses import replace
 
+import numpy as np
 import torch
 import torch.nn.functional as functional
+from PIL import Image
 from torch import Tensor
 
 from personalive.contracts import HeadMotion
+from personalive.media.frames import to_uint8, to_unit
 from personalive.motion.keypoints import pose_keypoints
 
 
@@ -35,23 +40,101 @@ def colour(images: Tensor) -> Tensor:
 
 
 def degrade(images: Tensor) -> Tensor:
-    """Lost resolution, sensor noise, a light gradient and an occluding patch on some; (N, 3, H, W) in [0, 1]."""
+    """What light, lens, sensor and network do to a picture, in their order; (N, 3, H, W) in [0, 1].
+
+    A gradient of light, something in front of some, blur of some, lost resolution, noise, compression of some.
+    """
+    images = blur(occlude(light(images)))
+    images = lose_resolution(images)
+    images = images + torch.randn_like(images) * (0.035 * torch.rand(len(images), 1, 1, 1))
+    return compress(images.clamp(0, 1))
+
+
+def light(images: Tensor) -> Tensor:
+    """Brighter towards a random side: (N, 3, H, W)."""
     n, _, height, width = images.shape
-    if torch.rand(()) < 0.5:
-        factor = float(_uniform(1, 0.4, 0.9))
-        small = functional.interpolate(images, scale_factor=factor, mode="bilinear", antialias=True)
-        soft = functional.interpolate(small, size=(height, width), mode="bilinear")
-        images = torch.where(torch.rand(n, 1, 1, 1) < 0.6, soft, images)
     ramp = torch.linspace(-1, 1, width)[None, None, None] * torch.randn(n, 1, 1, 1)
     ramp = ramp + torch.linspace(-1, 1, height)[None, None, :, None] * torch.randn(n, 1, 1, 1)
-    images = images * (1 + 0.15 * ramp)
-    images = images + torch.randn_like(images) * (0.035 * torch.rand(n, 1, 1, 1))
-    for i in range(n):
-        if torch.rand(()) < 0.15:
+    return images * (1 + 0.15 * ramp)
+
+
+def occlude(images: Tensor, share: float = 0.15) -> Tensor:
+    """A patch of one colour somewhere on a share of the pictures, as a hand or a cup would be: (N, 3, H, W)."""
+    images = images.clone()
+    _, _, height, width = images.shape
+    for image in images:
+        if torch.rand(()) < share:
             h, w = int(height * _uniform(1, 0.08, 0.3)), int(width * _uniform(1, 0.08, 0.3))
             y, x = int(torch.randint(height - h, (1,))), int(torch.randint(width - w, (1,)))
-            images[i, :, y : y + h, x : x + w] = torch.rand(3, 1, 1)
-    return images.clamp(0, 1)
+            image[:, y : y + h, x : x + w] = torch.rand(3, 1, 1)
+    return images
+
+
+def blur(images: Tensor, share: float = 0.3, reach: float = 0.03) -> Tensor:
+    """A share of the pictures out of focus or shaken, along one direction, up to `reach` of the side: (N, 3, H, W).
+
+    The kernel is a Gaussian, as wide across the direction as along it (focus) or much narrower (motion).
+    """
+    n, _, height, _ = images.shape
+    radius = max(1, math.ceil(2 * reach * height))
+    places = torch.arange(-radius, radius + 1.0)
+    along = (reach * height * _uniform(n, 0.2, 1.0)).clamp(min=0.3)[:, None, None]
+    across = torch.where(torch.rand(n, 1, 1) < 0.5, along, torch.full_like(along, 0.3))
+    turn = _uniform(n, 0, math.pi)[:, None, None]
+    down, right = places[None, :, None], places[None, None, :]
+    u, v = right * torch.cos(turn) + down * torch.sin(turn), down * torch.cos(turn) - right * torch.sin(turn)
+    kernels = torch.exp(-((u / along) ** 2 + (v / across) ** 2) / 2)  # (N, K, K)
+    kernels = kernels / kernels.sum((1, 2), keepdim=True)
+    padded = functional.pad(images, (radius,) * 4, mode="replicate").transpose(0, 1)  # (3, N, H + 2r, W + 2r)
+    soft = functional.conv2d(padded, kernels[:, None], groups=n).transpose(0, 1)
+    return torch.where(torch.rand(n, 1, 1, 1) < share, soft, images)
+
+
+def lose_resolution(images: Tensor) -> Tensor:
+    """Half of the time some pictures are shrunk and blown up again: (N, 3, H, W)."""
+    if torch.rand(()) >= 0.5:
+        return images
+    factor = float(_uniform(1, 0.4, 0.9))
+    small = functional.interpolate(images, scale_factor=factor, mode="bilinear", antialias=True)
+    soft = functional.interpolate(small, size=images.shape[-2:], mode="bilinear")
+    return torch.where(torch.rand(len(images), 1, 1, 1) < 0.6, soft, images)
+
+
+def compress(images: Tensor, share: float = 0.4, quality: tuple[int, int] = (12, 70)) -> Tensor:
+    """A share of the pictures through JPEG of a random quality: blocks and smeared colours as of a video call.
+
+    (N, 3, H, W) in [0, 1]; on the CPU and without a gradient.
+    """
+    images = images.clone()
+    for i in range(len(images)):
+        if torch.rand(()) < share:
+            file = io.BytesIO()
+            level = int(torch.randint(quality[0], quality[1] + 1, (1,)))
+            Image.fromarray(to_uint8(images[i : i + 1])[0]).save(file, "JPEG", quality=level)
+            images[i] = to_unit(np.asarray(Image.open(file)))[0]
+    return images
+
+
+def warp(images: Tensor, bend: float = 0.03, stretch: float = 0.1) -> Tensor:
+    """Other proportions, the same expression: aspect and a smooth bend, piecewise bilinear; (N, 3, H, W) in [0, 1].
+
+    For the motion encoder's face crops (spec section 4: piecewise affine, aspect resize), so that tokens say nothing of
+    a face's shape. `bend`: deviation of a 5 x 5 grid's corners, in sides; `stretch`: deviation of the log aspect.
+    """
+    n, _, height, width = images.shape
+    moves = functional.interpolate(
+        2 * bend * torch.randn(n, 2, 5, 5), size=(height, width), mode="bilinear", align_corners=True
+    )
+    aspect = torch.exp(stretch * torch.randn(n) / 2)
+    theta = torch.zeros(n, 2, 3)
+    theta[:, 0, 0], theta[:, 1, 1] = aspect, 1 / aspect
+    grid = functional.affine_grid(theta, list(images.shape), align_corners=False) + moves.permute(0, 2, 3, 1)
+    return functional.grid_sample(images, grid, padding_mode="border", align_corners=False)
+
+
+def driving_crop(crops: Tensor) -> Tensor:
+    """Everything that makes face crops (N, 3, H, W) in [0, 1] carry motion and not identity: for the motion encoder."""
+    return degrade(colour(warp(crops)))
 
 
 def affine(images: Tensor, head: HeadMotion) -> tuple[Tensor, HeadMotion]:
