@@ -70,6 +70,25 @@ def test_admission_and_rates_follow_the_measured_throughput() -> None:
     run(body, rate=10)
 
 
+def test_a_rate_at_which_frames_come_too_late_is_eased_and_comes_back() -> None:
+    async def body(sessions: Sessions, clock: FakeClock) -> None:
+        session = sessions.open(grey(1), Controls()).session
+        assert session.driving_rate == 30
+        for _ in range(3):
+            session.drop()
+            sessions.tick()
+        assert session.driving_rate == pytest.approx(30 * 0.9**3)
+        for _ in range(50):
+            session.drop()
+            sessions.tick()
+        assert session.driving_rate == pytest.approx(15), "never below half of what the throughput allows"
+        for _ in range(30):
+            sessions.tick()
+        assert session.driving_rate == 30
+
+    run(body)
+
+
 def test_abandoned_sessions_end_and_reconnected_ones_do_not() -> None:
     async def body(sessions: Sessions, clock: FakeClock) -> None:
         never, lost, back = (sessions.open(grey(1), Controls()) for _ in range(3))

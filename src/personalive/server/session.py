@@ -23,6 +23,10 @@ Clock = Callable[[], float]
 SILENCE = 1.0
 """Seconds without a driving frame after which the driver counts as gone, and what is in the window is let out."""
 
+EASED, EASIEST, RECOVERED = 0.9, 0.5, 0.02
+"""A driving rate at which frames come too late is multiplied by EASED, down to EASIEST of what throughput allows; it
+comes back by RECOVERED of that at a time."""
+
 DELAYS = 240
 """The latest frames of which the delay is remembered."""
 
@@ -106,6 +110,8 @@ class Session:
         self._waiting: deque[Driven | None] = deque(maxlen=chunk_frames)
         self._came: deque[float] = deque(maxlen=2 * chunk_frames)
         self._heard: float | None = None  # when the last frame came, taken or not
+        self._ease = 1.0
+        self._dropped_before = 0
         self._held = 0
         self._portrait: Pixels | None = portrait
         self._recalibrate = False
@@ -132,6 +138,13 @@ class Session:
             self._held = 0
             self.face_found = driven.pixels is not None
             return len(self._waiting) == self._chunk_frames
+
+    def adapt(self, rate: float) -> None:
+        """Takes frames at this rate (per second) from now on; at less while frames come too late to be used."""
+        late = self.dropped > self._dropped_before
+        self._dropped_before = self.dropped
+        self._ease = max(EASIEST, self._ease * EASED) if late else min(1.0, self._ease + RECOVERED)
+        self.driving_rate = max(1.0, self._ease * rate)
 
     def drop(self) -> None:
         """Counts a frame that came too late to be used."""

@@ -183,7 +183,7 @@ class Sessions:
         automatic = self.rate
         for live in self._live.values():
             asked = live.session.controls.driving_rate
-            live.session.driving_rate = automatic if asked == "auto" else min(asked, automatic)
+            live.session.adapt(automatic if asked == "auto" else min(asked, automatic))
         self._metrics.sessions.set(len(self))
         self._metrics.capacity.set(self.capacity or 0)
         self._metrics.depth.set(sum(live.session.depth for live in self._live.values()))
