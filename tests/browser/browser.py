@@ -117,6 +117,52 @@ def correlation(one: Series, other: Series) -> float:
     return float((a * b).sum()) / scale if scale > 0 else 0.0
 
 
+OBSERVE = """
+const small = new OffscreenCanvas(24, 24).getContext("2d", { willReadFrequently: true });
+const look = (surface) => {
+  const width = surface.videoWidth ?? surface.width, height = surface.videoHeight ?? surface.height;
+  const side = Math.min(width, height);
+  small.drawImage(surface, (width - side) / 2, (height - side) / 2, side, side, 0, 0, 24, 24);
+  const { data } = small.getImageData(0, 0, 24, 24);
+  return Array.from({ length: 576 }, (_, at) => data[4 * at] + data[4 * at + 1] + data[4 * at + 2]);
+};
+window.seen = { driver: [], shown: [] };
+setInterval(() => {
+  const driver = document.querySelector("#driver-video");
+  if (driver?.videoWidth) seen.driver.push([performance.now(), look(driver)]);
+}, 100);
+for (const way of [WebSocket, RTCDataChannel]) {
+  const send = way.prototype.send;
+  way.prototype.send = function (data) {
+    if (typeof data === "string" && data.includes('"shown"')) {
+      const output = ["#result-canvas", "#result-video"].map((id) => document.querySelector(id));
+      seen.shown.push([JSON.parse(data).captured, look(output.find((one) => !one.hidden))]);
+    }
+    return send.call(this, data);
+  };
+}
+"""
+"""A script that notes what the driver shows, with the time; and each frame that the page reports as shown (it does so
+in the moment in which it draws it), with the capture time that came with it."""
+
+
+def following(seen: dict[str, list[tuple[float, list[int]]]], shift: int = 0) -> float:
+    """How much of the output's main movement the driver's explains, at the time at which it was captured: 0 to 1.
+
+    The part of the variance of the first principal component of the frames shown that is a linear function of the
+    first three of the driver's pictures at their capture times. With a shift, they are compared with the driver's
+    pictures of so many frames later, round in a circle: what chance and a mere likeness of the films give.
+    """
+    times = np.array([time for time, _ in seen["driver"]])
+    captured = np.array([time for time, _ in seen["shown"]])
+    nearest = np.abs(times[None] - captured[:, None]).argmin(axis=1)
+    driver = np.array([pixels for _, pixels in seen["driver"]], float)[np.roll(nearest, -shift)]
+    output = np.array([pixels for _, pixels in seen["shown"]], float)
+    causes = np.linalg.svd(driver - driver.mean(axis=0), full_matrices=False)[0][:, :3]
+    effect = np.linalg.svd(output - output.mean(axis=0), full_matrices=False)[0][:, 0]
+    return float(((causes.T @ effect) ** 2).sum())
+
+
 def text(page: Page, selector: str) -> str:
     """What an element says."""
     return page.locator(selector).inner_text()

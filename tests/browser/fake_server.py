@@ -14,6 +14,7 @@ import json
 import struct
 import threading
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -310,12 +311,11 @@ async def answer(fake: Fake, visit: Visit, description: dict[str, str]) -> dict[
     return {"type": peer.localDescription.type, "sdp": peer.localDescription.sdp}
 
 
-class FakeServer:
-    """The fake in a thread of its own; `address` is where it listens."""
+class ServerThread:
+    """An app served in a thread of its own; `address` is where it listens."""
 
-    def __init__(self, fake: Fake) -> None:
-        self._config = uvicorn.Config(create_app(fake), port=0, log_level="warning", lifespan="off")
-        self._server = uvicorn.Server(self._config)
+    def __init__(self, app: FastAPI) -> None:
+        self._server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="warning", lifespan="off"))
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._started = threading.Event()
@@ -331,7 +331,7 @@ class FakeServer:
         self._started.set()
         await serving
 
-    def run(self, work: Any) -> Any:
+    def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         """Run a coroutine in the server's loop."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(10)
 
@@ -341,7 +341,7 @@ class FakeServer:
         port = self._server.servers[0].sockets[0].getsockname()[1]
         return f"http://127.0.0.1:{port}/"
 
-    def __enter__(self) -> FakeServer:
+    def __enter__(self) -> ServerThread:
         self._thread.start()
         assert self._started.wait(20)
         return self
@@ -350,3 +350,14 @@ class FakeServer:
         self._server.should_exit = True
         self._server.force_exit = True
         self._thread.join(10)
+
+
+class FakeServer(ServerThread):
+    """The fake in a thread."""
+
+    def __init__(self, fake: Fake) -> None:
+        super().__init__(create_app(fake))
+
+    def __enter__(self) -> FakeServer:
+        super().__enter__()
+        return self
