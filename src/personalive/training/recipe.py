@@ -23,7 +23,8 @@ class Optimisation:
 
     A step sees `batch * accumulate` references: `accumulate` is how many batches of one step are worked off one after
     another, or side by side when several processes share them. `optimiser`: "muon" (matrices by Muon, the rest AdamW),
-    "adamw" as in the paper, "adamw8bit" (bitsandbytes). `precision` "bfloat16": autocast, weights stay float32.
+    "adamw" as in the paper, "adamw8bit" (bitsandbytes). `precision` "bfloat16": autocast, weights stay float32; for
+    GPUs (a CPU without such instructions is hundreds of times slower with it).
     `checkpointing`: forget the activations of each UNet layer and compute them again in the backward pass.
     """
 
@@ -85,7 +86,7 @@ class ImageRecipe:
     """Stage 1: the denoiser on single frames, each at one noise level of the schedule, true latents noised."""
 
     optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(steps=3000, batch=7, rate=1.3e-3, accumulate=2, precision="bfloat16")
+        default_factory=lambda: Optimisation(steps=3000, batch=7, rate=1.3e-3, accumulate=2)
     )
     frames: int = 4  # driving frames that share a reference
     level_odds: tuple[float, ...] = (0.05, 0.3, 0.25, 0.4)  # cleanest level first
@@ -117,9 +118,7 @@ class RolloutRecipe:
     """Stage 2: 1..N steps of the short schedule from noise, gradient through the last."""
 
     optimisation: Optimisation = field(
-        default_factory=lambda: Optimisation(
-            steps=3000, batch=7, rate=1.3e-3, accumulate=2, decay_from=0.45, ema=0.995, precision="bfloat16"
-        )
+        default_factory=lambda: Optimisation(steps=3000, batch=7, rate=1.3e-3, accumulate=2, decay_from=0.45, ema=0.995)
     )
     frames: int = 4
     same_pose: float = 0.5
