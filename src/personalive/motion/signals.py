@@ -70,9 +70,17 @@ def observe(networks: Networks, images: Tensor, small: Tensor | None = None) -> 
     images = resize_tensor(images.to(next(extractor.parameters()).device), config.image_size)
     small = resize_tensor(images, config.motion_extractor.image_size) if small is None else small
     head = extractor(_for_network(small, extractor))
-    boxes = heads.face_box(heads.pose_keypoints(head), config.image_size, config.keypoints)
-    faces = heads.crop_faces(images * 2 - 1, boxes, config.motion_encoder.image_size)
+    faces = face_crops(config, images, head)
     return Observation(head, networks.motion_encoder(_for_network(faces, networks.motion_encoder)))
+
+
+def face_crops(config: ModelConfig, images: Tensor, head: HeadMotion) -> Tensor:
+    """What the motion encoder sees of frames (F, 3, S, S) in [0, 1], S = `image_size`, where their heads (F, ...) are.
+
+    (F, 3, e, e) in [-1, 1], e the motion encoder's size: spec section 2's box around the posed keypoints.
+    """
+    boxes = heads.face_box(heads.pose_keypoints(head), config.image_size, config.keypoints)
+    return heads.crop_faces(images * 2 - 1, boxes, config.motion_encoder.image_size)
 
 
 def drive(

@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response, WebSocket
+from fastapi import FastAPI, HTTPException, Query, Request, Response, WebSocket
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
@@ -25,6 +25,7 @@ from personalive.server import portraits as pictures
 from personalive.server.messages import Controls, Identity
 from personalive.server.portraits import Portrait
 from personalive.server.security import Guard
+from personalive.server.served import Served
 from personalive.server.service import NotReadyError, Service
 from personalive.server.sessions import ServerFullError, UnknownError
 from personalive.server.settings import Settings
@@ -102,12 +103,6 @@ class SessionDetails(BaseModel):
     ai_generated: bool = True
 
 
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
-Served = Annotated[Service, Depends(_service)]
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {"model": Problem} for status in (400, 401, 403, 404, 413, 422, 429, 503)
 }

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from personalive.errors import InputError
 from personalive.server.messages import Controls, Identity
+from personalive.server.served import Served
 from personalive.server.service import Service
 from personalive.server.sessions import Live, UnknownError
 
@@ -34,14 +35,6 @@ class Answer(BaseModel):
 
     type: Literal["answer"] = "answer"
     sdp: str
-
-
-def _service(request: Request) -> Service:
-    service: Service = request.app.state.service
-    return service
-
-
-Served = Annotated[Service, Depends(_service)]
 
 
 @router.post("/api/sessions/{session}/offer")

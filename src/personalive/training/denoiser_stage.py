@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from personalive.config import ModelConfig
 from personalive.contracts import MotionSignals, ReferenceFeatures
-from personalive.motion.keypoints import crop_faces, face_box, pose_keypoints
+from personalive.motion.signals import face_crops
 from personalive.streaming.schedule import Schedule
 from personalive.streaming.state import map_tensors
 from personalive.training import augment
@@ -110,8 +110,7 @@ class DenoiserStage:
             return data.tokens[rows, driving].to(self.device)
         images = data.corpus.images[rows, driving].flatten(0, 1).to(self.device).float() / 255
         head = map_tensors(lambda t: t[rows, driving].flatten(0, 1).to(self.device), data.head)
-        boxes = face_box(pose_keypoints(head), self.config.image_size, self.config.keypoints)
-        faces = crop_faces(images * 2 - 1, boxes, self.config.motion_encoder.image_size)
+        faces = face_crops(self.config, images, head)
         if augmented:
             faces = augment.driving_crop((faces + 1) / 2) * 2 - 1
         tokens: Tensor = self.frozen.motion_encoder(faces)

@@ -25,7 +25,8 @@ from personalive.models.motion_encoder import MotionEncoder
 from personalive.models.motion_extractor import MotionExtractor
 from personalive.models.pose_guider import PoseGuider
 from personalive.models.reference_unet import ReferenceUNet
-from personalive.motion.keypoints import crop_faces, draw, face_box, pose_keypoints
+from personalive.motion.keypoints import draw, pose_keypoints
+from personalive.motion.signals import face_crops
 from personalive.streaming.state import map_tensors
 from personalive.training.autoencoder_stage import load_autoencoder
 from personalive.training.checkpoint import load_modules
@@ -121,9 +122,7 @@ def _observe(config: ModelConfig, frozen: Frozen, corpus: Corpus) -> dict[str, T
     for person in range(corpus.people):
         images = corpus.images[person].to(device).float() / 255  # (F, 3, H, W)
         found = frozen.motion_extractor(resize_tensor(images, config.motion_extractor.image_size))
-        boxes = face_box(pose_keypoints(found), config.image_size, config.keypoints)
-        faces = crop_faces(images * 2 - 1, boxes, config.motion_encoder.image_size)
-        tokens.append(frozen.motion_encoder(faces).cpu())
+        tokens.append(frozen.motion_encoder(face_crops(config, images, found)).cpu())
         latents.append(frozen.autoencoder.encode(images * 2 - 1).half().cpu())
         heads.append(map_tensors(Tensor.cpu, found))
     parts = {name: torch.stack([getattr(head, name) for head in heads]).contiguous() for name in HEAD}

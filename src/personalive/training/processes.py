@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from personalive.device import choose_device
 from personalive.errors import ConfigError
 from personalive.training.recipe import Optimisation
 
@@ -25,9 +26,8 @@ class Processes:
 
     def __init__(self, device: str = "auto") -> None:
         self._accelerator = Accelerator(cpu=device == "cpu")
-        self.device: torch.device = self._accelerator.device
-        if device not in ("auto", "cpu") and self.count == 1:
-            self.device = torch.device(device)
+        # One process computes where it is told; several have a device each, which accelerate gives them.
+        self.device: torch.device = choose_device(device) if self.count == 1 else self._accelerator.device
         self.rank: int = self._accelerator.process_index
 
     @property
