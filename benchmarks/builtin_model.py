@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from personalive.data.landmarks import EXPRESSION
 from personalive.data.shards import PersonRecord, read_shards
 from personalive.evaluation.animator import Animator, streamed
 from personalive.evaluation.crossing import cross
@@ -25,7 +26,7 @@ from personalive.evaluation.reenactment import CHANNELS, reenact
 from personalive.evaluation.report import Row, markdown, provenance, write_json
 from personalive.evaluation.statistics import estimate
 from personalive.evaluation.steps import compare_steps
-from personalive.evaluation.yardstick import EXPRESSION, Yardstick
+from personalive.evaluation.yardstick import Yardstick
 from personalive.pipeline import PersonaLive
 
 GOALS: dict[str, tuple[float, bool]] = {

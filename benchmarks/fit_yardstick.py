@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from personalive.data.landmarks import truth_signals
 from personalive.data.shards import PersonRecord, read_shards
 from personalive.evaluation.statistics import correlation
 from personalive.evaluation.yardstick import (
@@ -25,7 +26,6 @@ from personalive.evaluation.yardstick import (
     describe,
     fit,
     identity_distance,
-    truth_signals,
 )
 from personalive.media.frames import Pixels
 from personalive.motion.face_finder import FaceBox, FaceFinder

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from people import made_up
+from personalive.data.landmarks import EXPRESSION, truth_signals
 from personalive.data.shards import PersonRecord
 from personalive.errors import InputError
 from personalive.evaluation.animator import streamed
@@ -18,7 +19,7 @@ from personalive.evaluation.crossing import cross
 from personalive.evaluation.expression import expression_alone
 from personalive.evaluation.long_stream import BLOCK, long_stream, turn_length
 from personalive.evaluation.steps import compare_steps, paint
-from personalive.evaluation.yardstick import EXPRESSION, Reading, truth_signals, unit
+from personalive.evaluation.yardstick import Reading, unit
 from personalive.media.frames import Pixels
 from personalive.motion import signals
 from personalive.pipeline import PersonaLive

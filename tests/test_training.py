@@ -119,10 +119,10 @@ def test_colour_and_degrade_stay_in_range() -> None:
         assert not torch.equal(x, y)
 
 
-def test_region_weights_peak_at_eyes_and_mouth() -> None:
+def test_region_weights_peak_at_eyes_brows_and_mouth() -> None:
     landmarks = torch.zeros(1, 68, 2)
-    landmarks[:, 36:42] = torch.tensor([-0.4, -0.4])
-    landmarks[:, 42:48] = torch.tensor([0.4, -0.4])
+    landmarks[:, 17:22] = landmarks[:, 36:42] = torch.tensor([-0.4, -0.4])
+    landmarks[:, 22:27] = landmarks[:, 42:48] = torch.tensor([0.4, -0.4])
     landmarks[:, 48:68] = torch.tensor([0.0, 0.5])
     w = losses.region_weights(landmarks, 32, detail=2.0)[0, 0]
     assert w[9, 9] > 2

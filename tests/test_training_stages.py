@@ -34,7 +34,8 @@ def quick(changes: dict[str, Any] | None = None) -> Recipe:
     stages = {}
     for field in dataclasses.fields(recipe):
         stage = getattr(recipe, field.name)
-        optimisation = dataclasses.replace(stage.optimisation, steps=2, batch=2, warmup=1, precision="float32")
+        batch = 4 if field.name == "motion" else 2  # whole people
+        optimisation = dataclasses.replace(stage.optimisation, steps=2, batch=batch, warmup=1, precision="float32")
         stages[field.name] = dataclasses.replace(stage, optimisation=optimisation)
     return dataclasses.replace(recipe, **stages)
 

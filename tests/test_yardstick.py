@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from personalive.data.landmarks import EXPRESSION, truth_signals
 from personalive.errors import WeightsError
 from personalive.evaluation.yardstick import (
-    EXPRESSION,
     IDENTITY_SIZE,
     SIGNALS,
     Yardstick,
@@ -21,7 +21,6 @@ from personalive.evaluation.yardstick import (
     face_boxes,
     fit,
     identity_distance,
-    truth_signals,
     unit,
 )
 from personalive.gallery import find_portrait, portraits

@@ -1,4 +1,4 @@
-"""Where eyes and mouth are: exactly where a renderer knows, else by the mean face in the box around the face.
+"""Where eyes and mouth are, and what they do: known to a renderer, else by the mean face in the box around the face.
 
 Loss weights by region need no more than that. Real video has a face box from the detector and no landmarks; the 68
 landmarks of a mean, frontal, calm face are put into it. On 5,120 rendered frames the middles of eyes and mouth are
@@ -30,6 +30,11 @@ _MEAN_FACE = np.array([
 # its centre: x1, y1, x2, y2, measured on the same 128 frames (standard deviations 0.03).
 _BOX_AROUND_DETECTION = np.array([-0.452, -0.566, 0.452, 0.618])
 
+EXPRESSION = ("mouth", "blink", "smile", "brow")
+"""Mouth opening, eye closure, mouth width, brow height, all over the face's size."""
+
+_PAIRS = {"mouth": ((62, 66),), "blink": ((37, 41), (38, 40), (43, 47), (44, 46)), "smile": ((48, 54),)}
+
 
 def landmarks_of(person: PersonRecord) -> FloatArray:
     """The 68 landmarks of every frame (F, 68, 2) in [-1, 1]: the ground truth, or estimated from the face boxes."""
@@ -45,3 +50,23 @@ def estimate_landmarks(face_box: NDArray[np.floating]) -> FloatArray:
 def box_of_detection(x: float, y: float, side: float) -> FloatArray:
     """The face box (4,) that goes with a detected square (motion.face_finder.FaceBox), same unit."""
     return np.asarray(np.array([x, y, x, y]) + _BOX_AROUND_DETECTION * side, np.float32)
+
+
+def truth_signals(landmarks: NDArray[np.floating]) -> NDArray[np.float64]:
+    """The four signals (F, 4) of EXPRESSION from landmarks (F, 68, 2), any unit.
+
+    Distances over the face's size: outer eye corners apart plus the length of the nose, which no expression moves.
+    Blink is minus the mean lid opening; brow the height of the brows over the middle between the eye's corners.
+    """
+    points = np.asarray(landmarks, np.float64)
+
+    def apart(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(np.linalg.norm(first - second, axis=-1))
+
+    size = np.maximum(apart(points[:, 36], points[:, 45]) + apart(points[:, 27], points[:, 33]), 1e-6)
+    mouth, lids, smile = (
+        np.mean([apart(points[:, a], points[:, b]) for a, b in pairs], axis=0) for pairs in _PAIRS.values()
+    )
+    eyes = (points[:, (36, 42)] + points[:, (39, 45)]) / 2  # (F, 2, 2) middle of each eye
+    brow = apart(points[:, (19, 24)], eyes).mean(-1)
+    return np.asarray(np.stack([mouth, -lids, smile, brow], axis=-1) / size[:, None])

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from personalive.data.landmarks import EXPRESSION, truth_signals
 from personalive.data.shards import PersonRecord
 from personalive.errors import InputError
 from personalive.evaluation.animator import Animator, Reader
 from personalive.evaluation.statistics import correlation
-from personalive.evaluation.yardstick import EXPRESSION, truth_signals
 from personalive.media.frames import Pixels
 
 MOVES = {"mouth": 0.015, "blink": 0.006, "smile": 0.008, "brow": 0.003}
@@ -24,7 +24,7 @@ and a correlation would be one with noise. In the unit of `truth_signals`; a bli
 
 @dataclass(frozen=True)
 class ExpressionFigures:
-    """Correlations over time with the driver's truth by signal (yardstick.EXPRESSION), -1..1, higher is better.
+    """Correlations over time with the driver's truth by signal (data.landmarks.EXPRESSION), -1..1, higher is better.
 
     output: of what the tracker reads in the output; seen: of what it reads in the true video. NaN: not measured
     (no face was found, or the driver hardly moves it in this clip: MOVES).

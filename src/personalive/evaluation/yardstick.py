@@ -22,42 +22,21 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from personalive.data.landmarks import EXPRESSION
 from personalive.errors import WeightsError
 from personalive.media.frames import Pixels
 from personalive.motion.face_finder import FaceBox, FaceFinder
 
 Array: TypeAlias = NDArray[np.float64]
 
-SIGNALS = ("mouth", "blink", "smile", "brow", "pitch", "yaw", "roll")
-"""Mouth opening, eye closure, mouth width, brow height (all over the face's size); degrees of the head's angles."""
+SIGNALS = (*EXPRESSION, "pitch", "yaw", "roll")
+"""What a face does (data/landmarks.py) and the head's angles in degrees."""
 
-EXPRESSION = SIGNALS[:4]
 SIDE = 64  # of the cut-out face, pixels
 REACH = 1.15  # its side in sides of the detected square: chin and brows stay inside when the detector is a little off
 COLOUR_SIDE = 12  # of the small colour picture
 IDENTITY_SIZE = 48
 SMOOTH = 9  # frames over which detections of a video are steadied by their median
-_PAIRS = {"mouth": ((62, 66),), "blink": ((37, 41), (38, 40), (43, 47), (44, 46)), "smile": ((48, 54),)}
-
-
-def truth_signals(landmarks: NDArray[np.floating]) -> Array:
-    """The four expression signals (F, 4) of EXPRESSION from landmarks (F, 68, 2), any unit.
-
-    Distances over the face's size: outer eye corners apart plus the length of the nose, which no expression moves.
-    Blink is minus the mean lid opening; brow the height of the brows over the middle between the eye's corners.
-    """
-    points = np.asarray(landmarks, np.float64)
-
-    def apart(first: Array, second: Array) -> Array:
-        return np.asarray(np.linalg.norm(first - second, axis=-1))
-
-    size = np.maximum(apart(points[:, 36], points[:, 45]) + apart(points[:, 27], points[:, 33]), 1e-6)
-    mouth, lids, smile = (
-        np.mean([apart(points[:, a], points[:, b]) for a, b in pairs], axis=0) for pairs in _PAIRS.values()
-    )
-    eyes = (points[:, (36, 42)] + points[:, (39, 45)]) / 2  # (F, 2, 2) middle of each eye
-    brow = apart(points[:, (19, 24)], eyes).mean(-1)
-    return np.asarray(np.stack([mouth, -lids, smile, brow], axis=-1) / size[:, None])
 
 
 @dataclass(frozen=True)

@@ -92,10 +92,7 @@ def attend(query: Tensor, key: Tensor, value: Tensor, heads: int, shared: Shared
     This is the one place where attention is computed: an acceleration that knows better swaps this function.
     """
     if shared is None:
-        own = functional.scaled_dot_product_attention(
-            split_heads(query, heads), split_heads(key, heads), split_heads(value, heads)
-        )
-        return merge_heads(own)
+        return merge_heads(_softmax(split_heads(query, heads), split_heads(key, heads), split_heads(value, heads)))
     if query.device.type == "cpu" and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
         return attend_merged(query, key, value, heads, shared)
     return attend_concatenated(query, key, value, heads, shared)
@@ -110,7 +107,16 @@ def attend_concatenated(query: Tensor, key: Tensor, value: Tensor, heads: int, s
     mask = None
     if shared.mask is not None:
         mask = _per_frame(functional.pad(shared.mask, (q.shape[2], 0)), frames)  # (N, 1, 1, n + m)
-    return merge_heads(functional.scaled_dot_product_attention(q, k, v, attn_mask=mask))
+    return merge_heads(_softmax(q, k, v, mask))
+
+
+def _softmax(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention (N, heads, n, d) of queries (N, heads, n, d) over keys and values (N, heads, m, d)."""
+    if torch.is_grad_enabled() and query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        # The CPU's fused kernel is several times slower than this in the backward pass (torch 2.13).
+        scores: Tensor = query * query.shape[-1] ** -0.5 @ key.mT
+        return (scores if mask is None else scores + mask).softmax(-1).to(value.dtype) @ value
+    return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
 def attend_merged(query: Tensor, key: Tensor, value: Tensor, heads: int, shared: SharedKeyValues) -> Tensor:

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-# Of the 68 landmarks: right eye, left eye, mouth; and how wide their weight spreads, in units of half the image side.
-REGIONS = ((36, 42, 0.12), (42, 48, 0.12), (48, 68, 0.17))
+# Of the 68 landmarks: brows, eyes, mouth; and how wide their weight spreads, in units of half the image side.
+REGIONS = ((17, 22, 0.1), (22, 27, 0.1), (36, 42, 0.12), (42, 48, 0.12), (48, 68, 0.17))
 
 
 def region_weights(landmarks: Tensor, side: int, detail: float, face: float = 0.7, rest: float = 0.5) -> Tensor:
-    """Loss weights (N, 1, side, side) from landmarks (N, 68, 2): `detail` at eyes and mouth, `face`, and `rest`."""
+    """Loss weights (N, 1, side, side) from landmarks (N, 68, 2): `detail` at brows, eyes, mouth, `face`, and `rest`."""
     centres = (torch.arange(side, device=landmarks.device) + 0.5) / side * 2 - 1
 
     def blob(points: Tensor, spread: float) -> Tensor:

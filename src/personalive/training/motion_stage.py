@@ -1,9 +1,10 @@
 """Training the motion networks on the renderer's ground truth.
 
 The extractor learns head angles, canonical keypoints, translation and scale; the encoder learns tokens from which a
-linear map (thrown away afterwards) reads the expression: the renderer's coefficients and how far mouth and eyes are
-open. The published system takes its extractor from LivePortrait and trains the encoder with the denoiser; a small
-model on a CPU has no time for that.
+linear map (thrown away afterwards) reads the expression: the renderer's coefficients and how mouth, eyes and brows
+move. The larger part of what is asked is the difference between frames of one person, which no face's shape can tell.
+The published system takes its extractor from LivePortrait and trains the encoder with the denoiser; a small model on a
+CPU has no time for that.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from personalive.config import ModelConfig
+from personalive.contracts import HeadMotion
+from personalive.data.landmarks import EXPRESSION, truth_signals
+from personalive.errors import ConfigError
 from personalive.models.motion_encoder import MotionEncoder
 from personalive.models.motion_extractor import MotionExtractor
 from personalive.motion.keypoints import crop_faces, face_box
@@ -26,15 +30,22 @@ from personalive.training import augment
 from personalive.training.clips import Corpus
 from personalive.training.recipe import MotionRecipe
 
-# Pairs of the 68 landmarks whose distance says what the face does, and the pair that gives the face's size.
-APERTURES = ((62, 66), (37, 41), (38, 40), (43, 47), (44, 46), (48, 54), (19, 37), (24, 44))
-FACE_SIZE = (27, 8)
+
+def expression_targets(corpus: Corpus) -> Tensor:
+    """What the tokens must tell of every frame: coefficients, then the signals of EXPRESSION; (P, F, 53 + 4)."""
+    signals = [torch.from_numpy(truth_signals(person.numpy())).float() for person in corpus.landmarks]
+    return torch.cat([corpus.expression, torch.stack(signals)], -1)
 
 
-def apertures(landmarks: Tensor) -> Tensor:
-    """Openings of mouth and eyes, mouth width, brow heights over the face's height: (N, 68, 2) -> (N, 8)."""
-    size = (landmarks[:, FACE_SIZE[0]] - landmarks[:, FACE_SIZE[1]]).norm(dim=-1).clamp(min=1e-3)
-    return torch.stack([(landmarks[:, a] - landmarks[:, b]).norm(dim=-1) / size for a, b in APERTURES], -1)
+def expression_loss(read: Tensor, wanted: Tensor) -> Tensor:
+    """Smooth L1 (..., 53 + 4): coefficients and signals count alike."""
+    parts = torch.split(functional.smooth_l1_loss(read, wanted, reduction="none"), [53, len(EXPRESSION)], -1)
+    return (parts[0].mean() + parts[1].mean()) / 2
+
+
+def centred(values: Tensor) -> Tensor:
+    """(P, F, K) less their mean over a person's frames."""
+    return values - values.mean(1, keepdim=True)
 
 
 class MotionStage:
@@ -55,10 +66,11 @@ class MotionStage:
         self.train, self.held_out = train.with_truth(), held_out.with_truth()
         self.extractor = MotionExtractor(config.motion_extractor).train()
         self.encoder = MotionEncoder(config.motion_encoder).train()
+        self.targets, self.held_out_targets = expression_targets(self.train), expression_targets(self.held_out)
+        flat = self.targets.flatten(0, 1)
+        self.mean, self.deviation = (t.to(self.device) for t in (flat.mean(0), flat.std(0).clamp(min=0.005)))
         width = config.motion_encoder.tokens * config.motion_encoder.token_dim
-        targets = self._targets(self.train, *self._every(self.train, 7))
-        self.expression_head = nn.Linear(width, targets.shape[1])
-        self.mean, self.deviation = targets.mean(0).to(self.device), targets.std(0).clamp(min=0.02).to(self.device)
+        self.expression_head = nn.Linear(width, flat.shape[1])
         for module in self.modules().values():
             module.to(self.device)
 
@@ -71,42 +83,55 @@ class MotionStage:
         }
 
     def learns(self, name: str) -> bool:
-        """Everything but the extractor's expression head, which the system does not use."""
-        return "fc_exp" not in name
-
-    @staticmethod
-    def _every(corpus: Corpus, stride: int) -> tuple[Tensor, Tensor]:
-        index = torch.arange(0, corpus.people * corpus.frames, stride)
-        return index // corpus.frames, index % corpus.frames
-
-    @staticmethod
-    def _targets(corpus: Corpus, person: Tensor, frame: Tensor) -> Tensor:
-        """What the tokens must tell: coefficients and apertures, (N, 53 + 8)."""
-        return torch.cat([corpus.expression[person, frame], apertures(corpus.landmarks[person, frame])], -1)
+        """Everything but the extractor's expression head, which the system does not use; the extractor if wanted."""
+        return "fc_exp" not in name and (self.recipe.extractor or not name.startswith("motion_extractor."))
 
     def losses(self, rng: random.Random, _step: int, /) -> Iterator[dict[str, Tensor]]:
         """One batch of moved, recoloured, degraded pictures."""
-        n = self.optimisation.batch
-        person = torch.tensor([rng.randrange(self.train.people) for _ in range(n)])
-        frame = torch.tensor([rng.randrange(self.train.frames) for _ in range(n)])
+        person, frame = self._draw(rng)
         images, head = augment.affine(self.train.images[person, frame].float() / 255, self.train.head(person, frame))
         images = augment.degrade(augment.colour(images)).to(self.device)
-        head = map_tensors(lambda tensor: tensor.to(self.device), head)
+        truth = augment.posed(map_tensors(lambda tensor: tensor.to(self.device), head))
+        losses = self._head_losses(images, head, truth) if self.recipe.extractor else {}
+        read = self._read(self._faces(images, truth, jitter=0.06))
+        wanted = ((self.targets[person, frame] - self.mean.cpu()) / self.deviation.cpu()).to(self.device)
+        losses["expression"] = expression_loss(read, wanted)
+        of_each = (-1, self.recipe.frames, read.shape[-1])
+        losses["change"] = expression_loss(centred(read.view(of_each)), centred(wanted.view(of_each)))
+        total = self.recipe.expression_weight * losses["expression"] + self.recipe.change_weight * losses["change"]
+        for name, weight in self._head_weights().items():
+            total = total + weight * losses[name]
+        yield {"loss": total, **losses}
+
+    def _draw(self, rng: random.Random) -> tuple[Tensor, Tensor]:
+        """Indices (N,) of people and frames: some frames of each person, so that their difference can be asked for."""
+        each = self.recipe.frames
+        if self.optimisation.batch % each:
+            raise ConfigError(f"motion.optimisation.batch must be a multiple of motion.frames ({each})")
+        people = [rng.randrange(self.train.people) for _ in range(self.optimisation.batch // each)]
+        frames = [rng.randrange(self.train.frames) for _ in range(self.optimisation.batch)]
+        return torch.tensor(people).repeat_interleave(each), torch.tensor(frames)
+
+    def _head_weights(self) -> dict[str, float]:
+        weight = self.recipe.keypoint_weight
+        named = {"keypoints": weight, "canonical": weight, "place": weight / 2, "angles": 1.0}
+        return named if self.recipe.extractor else {}
+
+    def _head_losses(self, images: Tensor, head: HeadMotion, posed: Tensor) -> dict[str, Tensor]:
+        """What the extractor finds in pictures against the true heads and their posed keypoints."""
         found = self.extractor(images)
-        posed, truth = augment.posed(found), augment.posed(head)
-        losses = {
-            "keypoints": (posed - truth).abs().mean(),
+        head = map_tensors(lambda tensor: tensor.to(self.device), head)
+        return {
+            "keypoints": (augment.posed(found) - posed).abs().mean(),
             "canonical": (found.keypoints - head.keypoints).abs().mean(),
             "angles": functional.smooth_l1_loss(found.angles, head.angles) / 10,
             "place": (found.translation - head.translation).abs().mean() + (found.scale - head.scale).abs().mean(),
         }
-        faces = self._faces(images, truth, jitter=0.06)
-        read = self.expression_head(self.encoder(faces).flatten(1))
-        wanted = (self._targets(self.train, person, frame).to(self.device) - self.mean) / self.deviation
-        losses["expression"] = functional.smooth_l1_loss(read, wanted)
-        weight = self.recipe.keypoint_weight
-        total = weight * (losses["keypoints"] + losses["canonical"] + 0.5 * losses["place"]) + losses["angles"]
-        yield {"loss": total + self.recipe.expression_weight * losses["expression"], **losses}
+
+    def _read(self, faces: Tensor) -> Tensor:
+        """Face crops -> what the tokens tell of the expression, normalised: (N, 53 + 4)."""
+        read: Tensor = self.expression_head(self.encoder(faces).flatten(1))
+        return read.float()
 
     def _faces(self, images: Tensor, posed: Tensor, jitter: float) -> Tensor:
         """Face crops in [-1, 1] at the encoder's size, boxes by the product's rule, shaken by `jitter` of the side."""
@@ -122,32 +147,30 @@ class MotionStage:
         return crop_faces(images * 2 - 1, shaken.to(boxes.dtype), self.config.motion_encoder.image_size)
 
     def validate(self) -> dict[str, float]:
-        """On people held out, clean pictures: mean error in degrees, correlations of the main expression signals."""
+        """On people held out, clean pictures: mean error in degrees and of keypoints; by signal, how what the tokens
+        tell follows the truth over the frames of a person: correlation, mean over people.
+        """
         self.extractor.eval(), self.encoder.eval()
-        person, frame = self._every(self.held_out, 4)
-        heads, reads = [], []
-        for chunk in torch.split(torch.arange(len(person)), 64):
-            images = self.held_out.images[person[chunk], frame[chunk]].to(self.device).float() / 255
-            found = self.extractor(images)
-            heads.append(found)
-            reads.append(self.expression_head(self.encoder(self._faces(images, augment.posed(found), 0.0)).flatten(1)))
+        found, reads = [], []
+        for person in range(self.held_out.people):
+            images = self.held_out.images[person].to(self.device).float() / 255
+            heads = self.extractor(images)
+            reads.append(self._read(self._faces(images, augment.posed(heads), 0.0)).cpu())
+            found.append(map_tensors(Tensor.cpu, heads))
         self.extractor.train(), self.encoder.train()
-        head = self.held_out.head(person, frame)
-        heads = [map_tensors(Tensor.cpu, found) for found in heads]
-        angles = torch.cat([h.angles for h in heads])
-        read = (torch.cat(reads) * self.deviation + self.mean).cpu()
-        wanted = self._targets(self.held_out, person, frame)
+        every = torch.cartesian_prod(torch.arange(self.held_out.people), torch.arange(self.held_out.frames))
+        head = self.held_out.head(*every.unbind(1))
+        angles = torch.cat([h.angles for h in found])
         figures = {
             f"{name}_deg": float((angles[:, i] - head.angles[:, i]).abs().mean())
             for i, name in enumerate(("pitch", "yaw", "roll"))
         }
         figures["keypoints"] = float(
-            (torch.cat([augment.posed(h) for h in heads]) - augment.posed(head)).norm(dim=-1).mean()
+            (torch.cat([augment.posed(h) for h in found]) - augment.posed(head)).norm(dim=-1).mean()
         )
-        count = self.held_out.expression.shape[-1]
-        for name, column in (("mouth", count), ("eye", count + 1), ("width", count + 5), ("brow", count + 6)):
-            figures[name] = float(torch.corrcoef(torch.stack([read[:, column], wanted[:, column]]))[0, 1])
-        return figures
+        told, true = centred(torch.stack(reads)), centred(self.held_out_targets)
+        follows = torch.cosine_similarity(told, true, dim=1).mean(0)  # (P, F, K) -> (K,)
+        return figures | dict(zip(EXPRESSION, follows[-len(EXPRESSION) :].tolist(), strict=True))
 
     def samples(self) -> np.ndarray[Any, Any] | None:
         """Nothing to look at: numbers only."""

@@ -68,7 +68,10 @@ class MotionRecipe:
     optimisation: Optimisation = field(
         default_factory=lambda: Optimisation(steps=3600, batch=32, rate=1.5e-3, optimiser="adamw")
     )
-    expression_weight: float = 4.0
+    extractor: bool = True  # off: only the encoder learns
+    frames: int = 4  # of one person in a batch
+    expression_weight: float = 2.0
+    change_weight: float = 4.0  # of the expression's change between frames of one person
     keypoint_weight: float = 20.0
 
 

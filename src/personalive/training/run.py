@@ -48,8 +48,9 @@ def train_stage(
     processes.wait()
     seeded(options.seed)  # of fresh weights
     stage = _build(name, config, recipe, options.folder, train_corpus, held_out, processes)
-    if init is not None and name == "image":  # later stages begin from the parts of the stage before them anyway
-        load_modules({part: stage.modules()[part] for part in MODULES}, options.folder / "image.safetensors")
+    own = {"motion": ("motion_extractor", "motion_encoder"), "image": MODULES}.get(name, ())
+    if init is not None and own:  # later stages begin from the parts of the stage before them anyway
+        load_modules({part: stage.modules()[part] for part in own}, options.folder / f"{name}.safetensors")
     return train(stage, options, processes)
 
 
