@@ -32,6 +32,7 @@ from personalive.rendering.people import (
     render_people,
     render_person,
     render_portrait,
+    sample_camera,
 )
 from personalive.rendering.renderer import Renderer, RenderingUnavailableError
 from personalive.rendering.views import gaze_angles
@@ -103,6 +104,17 @@ def test_people_are_sampled_by_seed(toy: FaceModel) -> None:
     np.testing.assert_array_equal(one.identity, same.identity)
     np.testing.assert_array_equal(one.skin, same.skin)
     assert not np.array_equal(one.skin, other.skin)
+
+
+def test_cameras_vary_and_keep_the_head_in_the_picture() -> None:
+    cameras = [sample_camera(seed) for seed in range(200)]
+    distances = np.array([camera.distance for camera in cameras])
+    assert 50 <= distances.min() < 60
+    assert 100 < distances.max() <= 115
+    widths = np.array([camera.project(np.array([7.5, 0.0, 0.0]))[0] for camera in cameras])  # half a head's width
+    assert widths.min() > 0.4
+    assert widths.max() < 0.7
+    assert sample_camera(3) == sample_camera(3)
 
 
 def test_seeds_outside_their_range_are_refused(tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def test_the_rollout_stage_trains_its_discriminator(run: Path, tmp_path: Path) -
     }
     stage = RolloutStage(toy_config(), quick(changes).rollout, tmp_path, corpus(), corpus(2, seed=1))
     losses = next(stage.losses(random.Random(0), 0))
-    assert set(losses) == {"loss", "latent", "squared", "perceptual", "adversarial", "discriminator"}
+    assert set(losses) == {"loss", "latent", "change", "squared", "perceptual", "adversarial", "discriminator"}
     before = {k: v.clone() for k, v in stage.modules()["discriminator"].state_dict().items()}
     train(stage, RunOptions(tmp_path))
     assert any(not torch.equal(before[k], v) for k, v in stage.modules()["discriminator"].state_dict().items())

@@ -18,6 +18,7 @@ from personalive.rendering.avatar import sample_person
 from personalive.rendering.face_model import FaceModel, FaceModelError, FloatArray, load_face_model
 from personalive.rendering.ground_truth import (
     KEYPOINT_LANDMARKS,
+    Camera,
     Pose,
     apply_pose,
     canonical_keypoints,
@@ -98,12 +99,22 @@ def _plan(seed: int, frames: int, split: Split) -> Plan:
     return plan_expression(seed, frames) if split == "expression" else plan_person(seed, frames)
 
 
+def sample_camera(seed: int) -> Camera:
+    """The camera of the person with this seed: from a phone at arm's length to a long lens, the head about as large."""
+    rng = np.random.default_rng([seed, 10])
+    usual = Camera()
+    distance = float(np.exp(rng.uniform(np.log(50.0), np.log(115.0))))
+    focal = usual.focal * distance / usual.distance * np.exp(rng.normal(0, 0.05))
+    return Camera(2 * float(np.degrees(np.arctan(1 / focal))), usual.height + float(rng.normal(0, 0.5)), distance)
+
+
 def render_person(renderer: Renderer, seed: int, plan: Plan) -> PersonRecord:
     """Render the person with this seed along a plan, with exact ground truth."""
     model = renderer.head.model
     if model.expression_names != EXPRESSIONS:
         raise FaceModelError(f"face model has {len(model.expression_names)} expressions other than ICT-FaceKit's 53")
     renderer.set_person(sample_person(model, seed))
+    renderer.camera = sample_camera(seed)
     marks = model.landmark_vertices
     weight = renderer.head.weight[marks]
     resting = renderer.neutral[marks]

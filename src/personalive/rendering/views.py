@@ -9,7 +9,7 @@ from personalive.rendering.ground_truth import Camera
 
 Array = NDArray[np.float64]
 
-NEAR, FAR = 30.0, 140.0  # cm
+NEAR, FAR = 25.0, 170.0  # cm
 GAZE_ACROSS, GAZE_UPDOWN = 0.52, 0.36  # radians an eye turns per unit of an eyeLook coefficient
 
 

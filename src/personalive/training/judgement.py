@@ -34,12 +34,21 @@ class Judge:
     def losses(
         self, clean: Tensor, target: Tensor, landmarks: Tensor, pictures: Tensor, rng: random.Random, step: int
     ) -> dict[str, Tensor]:
-        """Estimated and true latents (N, C, h, w), landmarks (N, 68, 2), true pictures (N, 3, H, W) uint8 -> losses."""
+        """B references with F frames each: estimated and true latents (B, F, C, h, w), landmarks (B, F, 68, 2) and
+        true pictures (B, F, 3, H, W) uint8 -> losses.
+        """
         recipe, side = self.recipe, clean.shape[-1]
-        regions = recipe.regions
+        regions, shape = recipe.regions, clean.shape[:2]
+        landmarks, pictures = landmarks.flatten(0, 1), pictures.flatten(0, 1)
         weights = region_weights(landmarks, side, regions.detail, regions.face, regions.rest) * self.channels
-        found = {"latent": (charbonnier(clean - target) * weights).mean()}
+        weights = weights.view(*shape, *weights.shape[1:])
+        error = clean - target
+        found = {"latent": (charbonnier(error) * weights).mean()}
         total = recipe.latent * found["latent"]
+        if recipe.change:
+            found["change"] = (charbonnier(error - error.mean(1, keepdim=True)) * weights).mean()
+            total = total + recipe.change * found["change"]
+        clean, target = clean.flatten(0, 1), target.flatten(0, 1)  # (B, F, ...) -> (B * F, ...)
         if recipe.squared or recipe.perceptual or recipe.adversarial:
             chosen = rng.sample(range(len(clean)), min(recipe.decoded_frames, len(clean)))
             parts = (clean[chosen], target[chosen], landmarks[chosen], pictures[chosen])

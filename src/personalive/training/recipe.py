@@ -100,12 +100,15 @@ class ImageRecipe:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What is wrong with clean estimates, as a weighted sum: in latents (Charbonnier), and in some decoded pictures
-    squared error, a perceptual and an adversarial term. The paper: 1 squared, 2 perceptual (LPIPS), 0.05 adversarial.
+    """What is wrong with clean estimates, as a weighted sum: in latents (Charbonnier), each frame by itself and its
+    difference from the other frames of one reference (`change`: what the motion must do, however well the reference is
+    met); and in some decoded pictures squared error, a perceptual and an adversarial term. The paper: 1 squared,
+    2 perceptual (LPIPS), 0.05 adversarial.
     """
 
     regions: Regions = field(default_factory=Regions)
     latent: float = 1.0
+    change: float = 1.0
     squared: float = 0.0
     perceptual: float = 0.2
     adversarial: float = 0.0

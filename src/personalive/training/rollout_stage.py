@@ -51,11 +51,4 @@ class RolloutStage(DenoiserStage):
         done = rng.choices(range(len(self.odds)), self.odds)[0]
         sample = self.roll_out(batch, done)
         clean = self.to_clean(batch, sample, self.level(batch, -1 - done))
-        yield self.judge.losses(
-            clean.flatten(0, 1),  # (B, F, ...) -> (B * F, ...)
-            batch.target.flatten(0, 1),
-            batch.landmarks.flatten(0, 1),
-            batch.truth.flatten(0, 1),
-            rng,
-            step,
-        )
+        yield self.judge.losses(clean, batch.target, batch.landmarks, batch.truth, rng, step)

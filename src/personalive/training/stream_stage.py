@@ -89,10 +89,10 @@ class StreamStage:
         frames = torch.zeros(1, dtype=torch.int64) if shown is None else shown
         rows = (person[:, None].expand(-1, len(frames)), frames.expand(len(person), -1))
         return self.judge.losses(
-            latents[:, : len(frames)].flatten(0, 1),  # (B, M, ...) -> (B * M, ...)
-            data.latents[rows].flatten(0, 1).to(self.device).float(),
-            data.corpus.landmarks[rows].flatten(0, 1).to(self.device),
-            data.corpus.images[rows].flatten(0, 1).to(self.device),
+            latents[:, : len(frames)],
+            data.latents[rows].to(self.device).float(),
+            data.corpus.landmarks[rows].to(self.device),
+            data.corpus.images[rows].to(self.device),
             rng,
             step,
         )
