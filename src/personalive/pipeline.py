@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from personalive.acceleration import offload
+from personalive.acceleration.decoder import swap_decoder
 from personalive.acceleration.memory import fit
 from personalive.animate import DEFAULT_OUTPUT, AnimatedVideo, AnimateOptions, animate, prepare
 from personalive.config import ModelConfig
@@ -27,6 +28,7 @@ from personalive.motion.keypoints import MotionGains
 from personalive.stream import Stream as Stream
 from personalive.stream import step_together
 from personalive.weights.find import find
+from personalive.weights.tiny import OWN, find_decoder, load_tiny_decoder
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +46,7 @@ class PersonaLive:
         device: str = "auto",
         dtype: torch.dtype | None = None,
         memory: str = "auto",
+        decoder: str = OWN,
         tell: Callable[[str], object] = logger.info,
     ) -> PersonaLive:
         """A model by any name that `weights.find` knows: built-in, "official", file, folder, hub id.
@@ -51,14 +54,18 @@ class PersonaLive:
         device: "auto" (the first CUDA device, else the CPU) or a torch device name. dtype: the networks' precision; by
         default float32, and float16 for a large model on a GPU. memory: what may leave the GPU at times, of a large
         model ("24GB": nothing; "12GB", "8GB"; "auto": as little as fits); its plan goes to `tell` before it is loaded.
+        decoder: "vae", the model's own; "taesd", the tiny one (`personalive download taesd`); or a file of its kind.
         Raises WeightsError for a checkpoint that cannot be used, and ConfigError for a device that is not there or has
         not enough memory.
         """
         place, model = choose_device(device), find(name_or_path)
+        other = find_decoder(decoder, model.config.autoencoder, Path(name_or_path))
         fitted = fit(model.config, model.size, place, dtype, memory, tell)
         networks = model.load(place, fitted.dtype)
         if place.type != "cpu":
             offload.apply(networks, fitted.policy, place)
+        if other is not None:
+            networks = swap_decoder(networks, load_tiny_decoder(other, place, fitted.dtype))
         return cls(networks)
 
     @property

@@ -29,6 +29,7 @@ def animate_portrait(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     memory: Annotated[str, typer.Option(help="For large models: auto, or the GPU's size: 24GB, 12GB, 8GB.")] = "auto",
+    decoder: Annotated[str, typer.Option(help="vae (the model's own), taesd (tiny, downloaded), or a file.")] = "vae",
     seed: Annotated[int, typer.Option(help="Equal seeds give equal videos.")] = 0,
     max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
     crop: Annotated[
@@ -61,7 +62,8 @@ def animate_portrait(
     from personalive.pipeline import PersonaLive
 
     dtype = precision_named(precision)
-    networks = PersonaLive.from_pretrained(model, device, dtype, memory, lambda line: typer.echo(line, err=True))
+    tell = lambda line: typer.echo(line, err=True)  # noqa: E731
+    networks = PersonaLive.from_pretrained(model, device, dtype, memory, decoder, tell)
     with progress_bar("animating") as progress:
         done = animate(networks, job, progress)
     typer.echo(

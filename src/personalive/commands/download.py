@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @reported
 def download_weights(
     what: Annotated[
-        str, typer.Argument(metavar="[WHAT]", help="official, or base-unet (fetched by itself where it is needed).")
+        str, typer.Argument(metavar="[WHAT]", help="official, taesd (tiny decoder), or base-unet (comes by itself).")
     ] = "official",
     source: Annotated[
         str, typer.Option("--from", help="hub, a mirror's URL, or a folder in the published layout.")

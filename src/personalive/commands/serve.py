@@ -22,6 +22,9 @@ def serve_live(
         str | None, typer.Option(help="A built-in model's name or a checkpoint file [default: mini].")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:1 ... [default: auto].")] = None,
+    decoder: Annotated[
+        str | None, typer.Option(help="vae (the model's own), taesd (tiny, downloaded), or a file [default: vae].")
+    ] = None,
     token: Annotated[str | None, typer.Option(help="What clients must show; made up where needed and not set.")] = None,
     max_sessions: Annotated[
         int | None, typer.Option(help="How many sessions at most [default: as many as can have --rate, as measured].")
@@ -45,7 +48,8 @@ def serve_live(
     from personalive.server.settings import load_settings
 
     flags = {
-        "host": host, "port": port, "model": model, "device": device, "token": token, "max_sessions": max_sessions,
+        "host": host, "port": port, "model": model, "device": device, "decoder": decoder,
+        "token": token, "max_sessions": max_sessions,
         "rate": rate, "badge": badge, "virtual_camera": virtual_camera,
     }  # fmt: skip
     chosen = with_token(load_settings(flags, settings))

@@ -24,6 +24,7 @@ def measure_speed(
     keyframes: Annotated[int, typer.Option(help="Keyframe slots in use, 0 to 8.")] = 0,
     chunks: Annotated[int, typer.Option(help="How many are measured.")] = 10,
     image_size: Annotated[int | None, typer.Option(help="With --random: another side of the pictures.")] = None,
+    decoder: Annotated[str, typer.Option(help="vae (the model's own), taesd (tiny), or a file.")] = "vae",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the window's UNet pass first.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
@@ -46,7 +47,7 @@ def measure_speed(
         from personalive.pipeline import PersonaLive
 
         tell = lambda line: typer.echo(line, err=True)  # noqa: E731
-        networks = PersonaLive.from_pretrained(_path_or_name(model), device, dtype, tell=tell).networks
+        networks = PersonaLive.from_pretrained(_path_or_name(model), device, dtype, decoder=decoder, tell=tell).networks
     else:
         from personalive.weights.load import build_networks
 
@@ -57,6 +58,14 @@ def measure_speed(
         half = random == "official" and place.type == "cuda"
         networks = build_networks(sizes, place, dtype or (torch.float16 if half else torch.float32))
         note = "random weights"
+        if decoder == "taesd":
+            from personalive.acceleration.decoder import random_tiny_decoder
+
+            networks = random_tiny_decoder(networks)
+        elif decoder != "vae":
+            raise ConfigError("with --random, --decoder is vae or taesd")
+    if decoder != "vae":
+        note = ", ".join(filter(None, [note, f"decoder {decoder}"]))
     if compiled:
         from personalive.acceleration.compile import compile_window
 

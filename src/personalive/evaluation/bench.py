@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from personalive.acceleration.decoder import SwappedDecoder, random_tiny_decoder
 from personalive.acceleration.shapes import Shapes, stages_of
 from personalive.config import ModelConfig, override
 from personalive.contracts import Keyframes, KeyValues, Networks
@@ -114,7 +115,7 @@ def bench(
     for _ in range(chunks):
         session.chunk(lambda stage, piece: stages[stage].append(timer.time(piece)))
     medians = {stage: statistics.median(times) for stage, times in stages.items()}
-    tflop = count_tflop(config, keyframes)
+    tflop = count_tflop(config, keyframes, tiny=isinstance(networks.autoencoder, SwappedDecoder))
     rate = matrix_tflops(parameter.device, parameter.dtype, timer)
     chunk_ms = statistics.median(whole)
     return BenchReport(
@@ -137,12 +138,16 @@ def bench(
     )
 
 
-def count_tflop(config: ModelConfig, keyframes: int) -> dict[str, float]:
-    """TFLOP of a chunk's stages: convolutions, linear layers and attention, counted without computing."""
+def count_tflop(config: ModelConfig, keyframes: int, tiny: bool = False) -> dict[str, float]:
+    """TFLOP of a chunk's stages: convolutions, linear layers and attention, counted without computing.
+
+    tiny: decoded by the tiny decoder.
+    """
     config = override(config, {"stream.keyframes": keyframes})
     networks = build_networks(config, "meta")
     for module in modules(networks).values():
         module.to("meta")
+    networks = random_tiny_decoder(networks) if tiny else networks
     shapes = Shapes(config)
     reference, slots = shapes.reference(networks)
     stages = stages_of(networks, shapes, reference, shapes.signals(config.stream.window_frames), slots)

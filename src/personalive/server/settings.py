@@ -31,6 +31,9 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
     model: str = "mini"
     device: str = "auto"
+    decoder: str = "vae"
+    """The model's own, "taesd" (tiny), or a file."""
+
     token: Annotated[str, Field(pattern=r"^[A-Za-z0-9._~-]{8,}$")] | None = None
     """What a client must show; needed on any address but loopback, where one is made if none is set."""
 

@@ -65,8 +65,13 @@ TEMPORAL = Part(PERSONALIVE, ("temporal_module.pth",))
 BASE_UNET = Part(IMAGE_VARIATIONS, ("unet/diffusion_pytorch_model.safetensors", "unet/diffusion_pytorch_model.bin"))
 """What the published code fills the denoising UNet with first: needed only where the two files leave entries open."""
 
+TAESD = Repository(name="madebyollin/taesd", folder="taesd", licence="MIT")
+TINY_DECODER = Part(TAESD, ("taesd_decoder.safetensors", "diffusion_pytorch_model.safetensors"))
+"""The tiny decoder alone, or with its encoder: the same tensors under two layouts' names."""
+
 BUNDLES: dict[str, tuple[Part, ...]] = {
     "official": (DENOISING, TEMPORAL, *NETWORKS.values()),
     "base-unet": (BASE_UNET,),
+    "taesd": (TINY_DECODER,),
 }
 """What `personalive download` fetches, by name. The base UNet comes by itself where it is needed."""
