@@ -22,7 +22,7 @@ from personalive.commands.convert import convert_weights
 from personalive.commands.data import assets, convert_obj_release, render
 from personalive.commands.doctor import show_diagnosis
 from personalive.commands.download import download_weights
-from personalive.commands.evaluate import evaluate_folder
+from personalive.commands.evaluate import evaluate_videos
 from personalive.commands.export import export_window
 from personalive.commands.info import show_info
 from personalive.commands.prepare import prepare
@@ -92,7 +92,7 @@ app.command("download")(download_weights)
 app.command("convert")(convert_weights)
 app.command("export")(export_window)
 app.command("doctor")(show_diagnosis)
-app.command("evaluate")(evaluate_folder)
+app.command("evaluate")(evaluate_videos)
 app.command("info")(show_info)
 app.command("train")(train_stage_or_export)
 bench_app.command("live")(bench_live)

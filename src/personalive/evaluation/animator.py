@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol, TypeAlias
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from personalive.evaluation.yardstick import Reading
 from personalive.media.frames import Pixels
-from personalive.pipeline import PersonaLive
+
+if TYPE_CHECKING:  # fresh processes that only measure need not load the networks' libraries
+    from personalive.pipeline import PersonaLive
 
 Animator: TypeAlias = Callable[[Pixels, Iterable[Pixels]], Iterator[Pixels]]
 """A square portrait (H, H, 3), driving frames (H, H, 3) -> as many output frames (S, S, 3), in step, lazily."""

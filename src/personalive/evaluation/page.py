@@ -1,56 +1,98 @@
-"""The report as one HTML file that needs nothing else: tables, a plot over time and a strip of pictures per video."""
+"""The report as one HTML file that needs nothing else: tables, distributions, plots over time, strips and videos."""
 
 from __future__ import annotations
 
 import base64
-import io
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from html import escape
 
-from PIL import Image
-
-from personalive.evaluation.folders import ALWAYS, CROSS, NOT_MEASURED, SELF, VideoFigures
+from personalive.evaluation import plots
+from personalive.evaluation.beside import SPEED, System
+from personalive.evaluation.measures import BETTER, not_measured
+from personalive.evaluation.plots import number
 from personalive.evaluation.report import Row
-from personalive.media.frames import Pixels
+from personalive.evaluation.score import VideoFigures
+
+MOST_MEDIA = 24_000_000
+"""Bytes of strips and videos that a page may hold; later cases are shown by their figures alone."""
 
 _STYLE = """
-:root { color-scheme: light dark; --line: #8884; --ink: #2266cc; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 70rem; margin: 2rem auto; padding: 0 1rem; }
-table { border-collapse: collapse; display: block; overflow-x: auto; }
-th, td { border-bottom: 1px solid var(--line); padding: .25rem .75rem; text-align: right; }
-th:first-child, td:first-child { text-align: left; }
-img { max-width: 100%; border-radius: .4rem; }
-svg { width: 100%; height: 7rem; border: 1px solid var(--line); border-radius: .4rem; }
-polyline { fill: none; stroke: var(--ink); stroke-width: 1.5; vector-effect: non-scaling-stroke; }
-figcaption, .note { color: #777; font-size: .9rem; }
+:root { color-scheme: light dark; --paper: #fff; --text: #1c1c1e; --soft: #5c5f66; --line: #c9ccd2; --ink: #1f5fbf;
+  --faint: #a3590b; --shade: #f4f5f7; }
+@media (prefers-color-scheme: dark) { :root { --paper: #16181c; --text: #e8e9ec; --soft: #a6aab3; --line: #3d424b;
+  --ink: #7fb2ff; --faint: #f0b46a; --shade: #1f2228; } }
+* { box-sizing: border-box; }
+body { font: 16px/1.5 system-ui, sans-serif; background: var(--paper); color: var(--text); max-width: 72rem;
+  margin: 0 auto; padding: 1rem; }
+h1 { margin-bottom: .25rem; } h2 { margin-top: 2.2rem; } h3 { margin-bottom: .3rem; }
+.note, dd { color: var(--soft); font-size: .9rem; } .note { margin-top: .3rem; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: right; white-space: nowrap; }
+th { font-weight: 600; } th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
+  background: var(--paper); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }
+dt { font-weight: 600; } dd { margin: 0; }
+.grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: 1rem 1.5rem; }
+details { border-top: 1px solid var(--line); padding: .6rem 0; } summary { cursor: pointer; font-weight: 600; }
+summary span { font-weight: 400; color: var(--soft); }
+img, video { display: block; max-width: 100%; border-radius: .4rem; margin: .5rem 0; background: var(--shade); }
+video { width: 40rem; }
+@media (max-width: 40rem) { dl { grid-template-columns: 1fr; } dd { margin-bottom: .4rem; }
+  th, td { padding: .3rem .45rem; } }
 """
 
 _BETTER = {True: "higher", False: "lower", None: "near 1"}
+_OPEN = 3  # cases shown unfolded
+_SECTIONS = {"self": "Driven by their own video", "cross": "Driven by another person"}
+_PLANES = (
+    ("SSIM", "LPIPS", "L1"),
+    ("ID-SIM", "identity distance"),
+    ("AED", "follows mouth"),
+    ("tLP", "temporal error"),
+)
 
 
-def page(
-    rows: Sequence[Row],
-    videos: Sequence[VideoFigures],
-    strips: Mapping[str, Pixels],
-    problems: Sequence[str],
-    source: Mapping[str, str],
-) -> str:
-    """The whole page. strips: a picture (H, W, 3) by video's name; problems: a line for each video left out."""
+@dataclass(frozen=True)
+class Shown:
+    """A case's media: a JPEG strip and a WebM side by side; panes: what the video shows from left to right."""
+
+    strip: bytes
+    clip: bytes
+    panes: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a report says. problems: a line for each case left out; systems: this one, then those beside it."""
+
+    rows: Sequence[Row]
+    videos: Sequence[VideoFigures]
+    problems: Sequence[str]
+    source: Mapping[str, str]
+    systems: Sequence[System]
+    shown: Mapping[str, Shown] = field(default_factory=dict)
+
+
+def page(report: Report) -> str:
+    """The whole page."""
+    source = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in report.source.items())
     parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>",
-        f"<title>PersonaLive evaluation</title><style>{_STYLE}</style><h1>Evaluation, videos: {len(videos)}</h1>",
-        f"<p class=note>{escape(', '.join(f'{name}: {value}' for name, value in source.items()))}</p>",
-        _left_out(problems),
-        "<h2>Means over videos</h2>",
-        _table(("measure", "mean", "95 % interval", "videos", "better"), [_summary(row) for row in rows]),
-        "<p class=note>A dash: not measured. Definitions: docs/evaluation.md.</p><h2>Not measured here</h2>",
-        "<dl>",
-        *(f"<dt>{escape(name)}</dt><dd>{escape(why)}</dd>" for name, why in NOT_MEASURED.items()),
-        "</dl>",
+        "<!doctype html><html lang=en><meta charset=utf-8>",
+        "<meta name=viewport content='width=device-width, initial-scale=1'>",
+        f"<title>Evaluation: {escape(report.source['model'])}</title><style>{_STYLE}{plots.STYLE}</style>",
+        f"<h1>{escape(report.source['model'])}</h1>",
+        f"<p class=note>{len(report.videos)} videos scored, {len(report.problems)} left out</p>",
+        _left_out(report.problems),
+        *(_section(section, title, report) for section, title in _SECTIONS.items()),
+        _missing(report),
+        _beside(report.systems),
         "<h2>Every video</h2>",
-        _table(("video", "frames", *(row.measure for row in rows)), [_line(video, rows) for video in videos]),
-        *(_video(video, strips.get(video.name)) for video in videos),
+        *_cases(report),
+        f"<h2>Where this comes from</h2><dl>{source}</dl>",
+        "<p class=note>A dash: could not be measured in this video. Definitions: docs/evaluation.md.</p>",
     ]  # fmt: skip
     return "\n".join(parts)
 
@@ -62,52 +104,124 @@ def _left_out(problems: Sequence[str]) -> str:
     return f"<h2>Left out: {len(problems)}</h2><ul>{lines}</ul>"
 
 
+def _section(section: str, title: str, report: Report) -> str:
+    """Means, distributions and every case's figures of one category."""
+    rows = [row for row in report.rows if row.section == section]
+    videos = [video for video in report.videos if video.cross == (section == "cross")]
+    if not videos:
+        return ""
+    means = _table(("measure", "mean", "95 % interval", "cases", "better"), [_summary(row) for row in rows])
+    spread = [
+        plots.distribution(row.measure, {v.name: v.figures.get(row.measure, math.nan) for v in videos}, row.estimate)
+        for row in rows
+        if sum(not math.isnan(v.figures.get(row.measure, math.nan)) for v in videos) > 1
+    ]
+    note = _note("A dot is a video; the line is the mean, the band its 95 % interval.")
+    dots = f"<h3>Distributions</h3>{note}<div class=grid>{''.join(spread)}</div>"
+    every = _table(
+        ("video", "frames", *(row.measure for row in rows)),
+        [[v.name, str(v.frames), *(number(v.figures.get(row.measure, math.nan)) for row in rows)] for v in videos],
+    )
+    return f"<h2>{title}: means over {len(videos)}</h2>{means}{dots if spread else ''}<h3>By video</h3>{every}"
+
+
 def _summary(row: Row) -> list[str]:
     e = row.estimate
-    interval = f"{_number(e.low)} .. {_number(e.high)}" if e.count > 1 else ""
-    return [row.measure, _number(e.mean), interval, str(e.count), _BETTER[{**SELF, **CROSS, **ALWAYS}.get(row.measure)]]
+    interval = "" if math.isnan(e.low) else f"{number(e.low)} .. {number(e.high)}"
+    return [row.measure, number(e.mean), interval, str(e.count), _BETTER[BETTER.get(row.measure, True)]]
 
 
-def _line(video: VideoFigures, rows: Sequence[Row]) -> list[str]:
-    return [video.name, str(video.frames), *(_number(video.figures.get(row.measure, math.nan)) for row in rows)]
+def _missing(report: Report) -> str:
+    missing = not_measured({row.measure for row in report.rows})
+    if not missing:
+        return ""
+    entries = "".join(f"<dt>{escape(name)}</dt><dd>{escape(how)}</dd>" for name, how in missing.items())
+    note = _note("Published measures that this run lacks, and what each needs.")
+    return f"<h2>Not measured</h2>{note}<dl>{entries}</dl>"
 
 
-def _video(video: VideoFigures, strip: Pixels | None) -> str:
-    plots = "".join(
-        f"<figure>{_plot(values)}<figcaption>{escape(name)} by frame, {_range(values)}</figcaption></figure>"
-        for name, values in video.over_time.items()
-    )
-    picture = "" if strip is None else f"<img alt='portrait, then drivers above results' src='{_embedded(strip)}'>"
-    return f"<h3>{escape(video.name)}</h3>{picture}{plots}"
+def _beside(systems: Sequence[System]) -> str:
+    """A table of systems, and speed against quality of those whose speed is known; nothing for one alone."""
+    if len(systems) < 2:
+        return ""
+    columns = list(dict.fromkeys(key for system in systems for key in system.means))
+    head = ("system", SPEED, *(f"{measure}, {section}" for section, measure in columns))
+    lines = [
+        [
+            system.name,
+            "–" if system.speed is None else f"{number(system.speed)} ({system.timed_on})",
+            *(number(system.means.get(key, math.nan)) for key in columns),
+        ]
+        for system in systems
+    ]
+    timed = [system for system in systems if system.speed]
+    drawn = [_plane(key, timed) for key in _plane_keys(columns)]
+    note = _note("Speeds are as stated for each system, on the machine in brackets: compare them within one machine.")
+    planes = f"<h3>Speed against quality</h3>{note}<div class=grid>{''.join(drawn)}</div>" if any(drawn) else ""
+    return f"<h2>Beside other systems</h2>{_table(head, lines)}{planes}"
 
 
-def _plot(values: Sequence[float]) -> str:
-    """A line from the least to the highest value; frames that were not measured are passed over."""
-    known = [(number, value) for number, value in enumerate(values) if not math.isnan(value)]
-    if len(known) < 2:
-        return "<p>not measured</p>"
-    low, high = min(v for _, v in known), max(v for _, v in known)
-    spread = (high - low) or 1.0
-    points = " ".join(f"{n / max(len(values) - 1, 1) * 1000:.1f},{95 - (v - low) / spread * 90:.1f}" for n, v in known)
-    return f"<svg viewBox='0 0 1000 100' preserveAspectRatio='none' role=img><polyline points='{points}'/></svg>"
+def _plane(key: tuple[str, str], systems: Sequence[System]) -> str:
+    """Speed against one measure; nothing for fewer than two systems that have both."""
+    points = {system.name: (system.speed or 0.0, system.means.get(key, math.nan)) for system in systems}
+    known = {name: point for name, point in points.items() if not math.isnan(point[1])}
+    section, measure = key
+    return plots.plane(SPEED, f"{measure}, {section}", known) if len(known) > 1 else ""
 
 
-def _range(values: Sequence[float]) -> str:
-    known = [value for value in values if not math.isnan(value)]
-    return f"{_number(min(known))} to {_number(max(known))}" if known else "not measured"
+def _plane_keys(columns: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    """Of each kind of quality the first measure that there is, by section."""
+    chosen = []
+    for section in _SECTIONS:
+        for names in _PLANES:
+            chosen += [(section, name) for name in names if (section, name) in columns][:1]
+    return chosen
+
+
+def _cases(report: Report) -> list[str]:
+    left, texts = MOST_MEDIA, []
+    for place, video in enumerate(report.videos):
+        shown = report.shown.get(video.name)
+        size = 0 if shown is None else len(shown.strip) + len(shown.clip)
+        media = "<p class=note>Pictures are left out: the page is full.</p>" if size > left else ""
+        if shown is not None and size <= left:
+            left -= size
+            media = (
+                "<video controls muted loop playsinline preload=metadata "
+                f"src='{_embedded('video/webm', shown.clip)}'></video>{_note(shown.panes)}"
+                f"<img alt='portrait, then drivers above results' src='{_embedded('image/jpeg', shown.strip)}'>"
+                "<p class=note>Portrait; drivers above, results below.</p>"
+            )
+        kind = "another person drives" if video.cross else "its own video drives"
+        texts.append(
+            f"<details{' open' if place < _OPEN else ''}><summary>{escape(video.name)} <span>{video.frames} frames, "
+            f"{kind}</span></summary>{media}<div class=grid>{''.join(_courses(video))}</div></details>"
+        )
+    return texts
+
+
+def _courses(video: VideoFigures) -> list[str]:
+    """A plot for each measure over time; "mouth, output" and "mouth, driver" share one."""
+    grouped: dict[str, dict[str, Sequence[float]]] = {}
+    for name, values in video.over_time.items():
+        measure, _, whose = name.partition(", ")
+        if whose in ("output", "driver"):
+            grouped.setdefault(f"{measure} (yardstick)", {})[whose] = values
+        else:
+            grouped[name] = {name: values}
+    ordered = {name: dict(sorted(series.items(), reverse=True)) for name, series in grouped.items()}  # output first
+    return [plots.lines(name, series) for name, series in ordered.items()]
 
 
 def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<div class=scroll><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4g}"
+def _note(text: str) -> str:
+    return f"<p class=note>{escape(text)}</p>"
 
 
-def _embedded(pixels: Pixels) -> str:
-    content = io.BytesIO()
-    Image.fromarray(pixels).save(content, "JPEG", quality=85)
-    return f"data:image/jpeg;base64,{base64.b64encode(content.getvalue()).decode()}"
+def _embedded(kind: str, content: bytes) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"

@@ -1,0 +1,71 @@
+"""What is scored: a generated video with its driver, its portrait and perhaps the truth; found in folders by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from personalive.errors import InputError
+
+
+@dataclass(frozen=True)
+class Case:
+    """What belongs together. cross: the driver is another person than the portrait's.
+
+    truth: what the output should have been, frame by frame. None: the driver, where it is the portrait's own video; and
+    nothing where it is another person's, so that pixels cannot be compared.
+    """
+
+    name: str
+    generated: Path
+    driving: Path
+    reference: Path
+    cross: bool = False
+    truth: Path | None = None
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All that is read."""
+        return (self.generated, self.driving, self.reference, *(() if self.truth is None else (self.truth,)))
+
+
+def find_cases(generated: Path, driving: Path, reference: Path, cross: bool = False) -> tuple[list[Case], list[str]]:
+    """The cases of three folders (generated/anna.mp4, driving/anna.mp4, reference/anna.png), and a line for each
+    generated video that lacks a part.
+
+    `driving` or `reference` may be one file for all. Raises InputError for a missing or an empty folder.
+    """
+    videos = files_by_name(generated)
+    if not videos:
+        raise InputError(f"{generated} holds no videos; name the folder of what a system generated")
+    found, problems = [], []
+    drivers, portraits = _partners(driving, videos), _partners(reference, videos)
+    for name, video in videos.items():
+        missing = [place for place, part in ((driving, drivers), (reference, portraits)) if name not in part]
+        if missing:
+            problems.append(f"{video.name}: nothing called {name} in {' and '.join(map(str, missing))}")
+        else:
+            found.append(Case(name, video, drivers[name], portraits[name], cross))
+    return found, problems
+
+
+def files_by_name(folder: Path) -> dict[str, Path]:
+    """The files of a folder by their names without extension, sorted; hidden ones are passed over.
+
+    Raises InputError for a folder that does not exist, and for two files of one name.
+    """
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} does not exist; check the path" if not folder.exists() else f"{folder} is no folder"
+        )
+    files = sorted(path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
+    names = [path.stem for path in files]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise InputError(f"{folder} holds two files called {twice}; give each its own name")
+    return dict(zip(names, files, strict=True))
+
+
+def _partners(place: Path, names: Iterable[str]) -> dict[str, Path]:
+    return files_by_name(place) if place.is_dir() or not place.exists() else dict.fromkeys(names, place)

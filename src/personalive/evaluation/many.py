@@ -1,0 +1,161 @@
+"""Many cases on a few processes; what is done is kept and not measured again.
+
+A finished case is a folder (figures.json, features.npz, strip.jpg, clip.webm) that appears complete or not at all. Its
+name is a hash of everything that its figures follow from: the contents of its files, the way of measuring
+(`score.VERSION`), the yardstick and the networks.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from personalive.data.jobs import run_jobs
+from personalive.errors import InputError, output_error
+from personalive.evaluation import networks
+from personalive.evaluation.cases import Case
+from personalive.evaluation.clips import clip, strip
+from personalive.evaluation.meters import Instruments
+from personalive.evaluation.networks import FaceNetwork, IdentityNetwork, NetworkFiles, VideoNetwork
+from personalive.evaluation.score import VERSION, Scored, VideoFigures, score
+from personalive.evaluation.yardstick import Yardstick
+from personalive.weights.record import sha256_of
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A case that was measured, where it is kept, and whether it was there before."""
+
+    scored: Scored
+    folder: Path
+    kept: bool
+
+    def strip(self) -> bytes:
+        """JPEG."""
+        return (self.folder / "strip.jpg").read_bytes()
+
+    def clip(self) -> bytes:
+        """WebM."""
+        return (self.folder / "clip.webm").read_bytes()
+
+
+def measure_all(
+    cases: Sequence[Case],
+    files: NetworkFiles,
+    folder: Path,
+    *,
+    max_frames: int | None = None,
+    workers: int = 1,
+    skip_bad: bool = False,
+    done: Callable[[int], object] = lambda _: None,
+) -> tuple[list[Finished], list[str]]:
+    """The cases in their order, kept under `folder`, and a line for each that could not be scored.
+
+    done: hears how many are finished. Without skip_bad the first bad case is raised as InputError; those finished
+    before stay. With one worker everything runs in this process.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    found: dict[int, Finished | str] = {}
+
+    def take(result: tuple[int, Path | None, bool, str]) -> None:
+        number, place, kept, problem = result
+        if place is None and not skip_bad:
+            raise InputError(problem)
+        found[number] = problem if place is None else Finished(load(place), place, kept)
+        done(len(found))
+
+    open_instruments(files)  # a network that cannot be used is one clear line here, not one from each process
+    jobs = [(number, case, files, folder, max_frames) for number, case in enumerate(cases)]
+    if workers == 1:
+        for job in jobs:
+            take(_job(*job))
+    else:
+        run_jobs(_job, jobs, workers, take)
+    results = [found[number] for number in range(len(cases))]
+    return [r for r in results if isinstance(r, Finished)], [r for r in results if isinstance(r, str)]
+
+
+@functools.cache
+def open_instruments(files: NetworkFiles) -> Instruments:
+    """The networks, opened once in each process. Raises WeightsError or ConfigError for what cannot be used."""
+    points = None if files.landmarks is None else networks.yunet(files.landmarks)
+    identity, face = files.identity, files.face
+    return Instruments(
+        reader=Yardstick.load(),
+        lpips=None if files.lpips is None else networks.lpips_distance(files.lpips),
+        identity=None if identity is None else IdentityNetwork(networks.open_network(identity, ["embedding"]), points),
+        face=None if face is None else FaceNetwork(networks.open_network(face, ["expression", "pose"])),
+        video=None if files.video is None else VideoNetwork(files.video),
+    )
+
+
+def key_of(case: Case, files: NetworkFiles, max_frames: int | None) -> str:
+    """What a case's figures follow from, as 24 digits. Raises InputError for a file that cannot be read."""
+    contents = []
+    for path in case.files:
+        try:
+            contents.append(sha256_of(path))
+        except OSError as error:
+            raise InputError(f"{path} cannot be read ({error.strerror}); check the path") from error
+    has_truth = case.truth is not None
+    given = [VERSION, _yardstick_hash(), contents, has_truth, case.name, case.cross, max_frames, files.key()]
+    return hashlib.sha256(json.dumps(given).encode()).hexdigest()[:24]
+
+
+@functools.cache
+def _yardstick_hash() -> str:
+    return networks.file_hash(Path(str(resources.files("personalive"))) / "assets" / "yardstick.safetensors")
+
+
+def _job(
+    number: int, case: Case, files: NetworkFiles, folder: Path, max_frames: int | None
+) -> tuple[int, Path | None, bool, str]:
+    """One case: its number, its folder (None: bad, and why), and whether it was kept from before."""
+    try:
+        place = folder / key_of(case, files, max_frames)
+        if place.exists():
+            return number, place, True, ""
+        scored = score(case, open_instruments(files), max_frames)
+        _keep(place, scored, case)
+    except InputError as error:
+        return number, None, False, f"{case.name}: {error}"
+    return number, place, False, ""
+
+
+def _keep(place: Path, scored: Scored, case: Case) -> None:
+    partial = place.with_name(f".{place.name}-{uuid.uuid4().hex[:8]}")
+    try:
+        partial.mkdir()
+        (partial / "strip.jpg").write_bytes(strip(case, scored.figures.frames))
+        (partial / "clip.webm").write_bytes(clip(case, scored.figures.frames))
+        np.savez_compressed(partial / "features.npz", made=scored.features[0], true=scored.features[1])
+        text = json.dumps(asdict(scored.figures))
+        (partial / "figures.json").write_text(text, "utf-8")  # with NaN, which only this program reads
+        partial.rename(place)
+    except OSError as error:
+        raise output_error(place, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def load(place: Path) -> Scored:
+    """A finished case as it was kept. Raises InputError for one that was changed since."""
+    try:
+        entries: dict[str, Any] = json.loads((place / "figures.json").read_text("utf-8"))
+        entries["over_time"] = {name: tuple(values) for name, values in entries["over_time"].items()}
+        with np.load(place / "features.npz") as stored:
+            features = stored["made"], stored["true"]
+        figures = VideoFigures(**entries)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{place} is not a finished case; delete it and repeat the command") from error
+    return Scored(figures, features)

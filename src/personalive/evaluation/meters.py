@@ -1,0 +1,289 @@
+"""Meters: each takes a case's frames block by block and has its measures at the end. One for each thing it needs."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import asdict, dataclass
+from typing import Protocol, TypeAlias
+
+import numpy as np
+import torch
+
+from personalive.evaluation import metrics
+from personalive.evaluation.animator import Reader
+from personalive.evaluation.networks import CLIP_FRAMES, FaceNetwork, IdentityNetwork, VideoNetwork
+from personalive.evaluation.statistics import correlation
+from personalive.evaluation.temporal import Distance, TemporalMeter
+from personalive.evaluation.yardstick import IDENTITY_SIZE, SIGNALS, Array, identity_distance
+from personalive.media.frames import Pixels, to_unit
+
+MOST_PSNR = 100.0  # of a frame, dB: equal frames would make every mean infinite
+
+Course: TypeAlias = dict[str, tuple[float, ...]]
+"""Measures by frame; NaN where there was nothing to measure."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """The same moments (F, H, W, 3) of one size; truth None: there is none."""
+
+    generated: Pixels
+    driving: Pixels
+    truth: Pixels | None
+
+    @property
+    def model(self) -> Pixels:
+        """What the output's change over time is held against: the truth, else the driver."""
+        return self.driving if self.truth is None else self.truth
+
+
+class Meter(Protocol):
+    """Figures by name of measures.BETTER; NaN: could not be measured."""
+
+    def add(self, block: Block) -> None:
+        """The next frames."""
+        ...
+
+    def figures(self) -> dict[str, float]:
+        """Of all frames so far."""
+        ...
+
+    def course(self) -> Course:
+        """What is worth a plot over time."""
+        ...
+
+
+class PixelMeter:
+    """L1, PSNR, SSIM, MS-SSIM, and LPIPS where there is one, to the truth; nothing for blocks without."""
+
+    def __init__(self, lpips: Distance | None = None) -> None:
+        self._lpips = lpips
+        self._values: dict[str, list[float]] = defaultdict(list)
+
+    @torch.inference_mode()
+    def add(self, block: Block) -> None:
+        """The next frames."""
+        if block.truth is None:
+            return
+        output, truth = to_unit(block.generated), to_unit(block.truth)
+        self._values["L1"] += metrics.l1(output, truth).tolist()
+        self._values["PSNR"] += metrics.psnr(output, truth).clamp(max=MOST_PSNR).tolist()
+        self._values["SSIM"] += metrics.ssim(output, truth).tolist()
+        self._values["MS-SSIM"] += metrics.ms_ssim(output, truth).tolist()
+        if self._lpips is not None:
+            self._values["LPIPS"] += self._lpips(output, truth).tolist()
+
+    def figures(self) -> dict[str, float]:
+        """Means over frames."""
+        return {name: float(np.mean(values)) for name, values in self._values.items()}
+
+    def course(self) -> Course:
+        """L1, SSIM and LPIPS."""
+        return {name: tuple(self._values[name]) for name in ("L1", "SSIM", "LPIPS") if name in self._values}
+
+
+class ChangeMeter:
+    """Temporal error, change ratio and flicker ratio; tLP in thousandths where there is an LPIPS."""
+
+    def __init__(self, lpips: Distance | None = None) -> None:
+        self._plain = TemporalMeter()
+        self._lpips = None if lpips is None else TemporalMeter(lpips)
+
+    def add(self, block: Block) -> None:
+        """The next frames."""
+        for pair in zip(block.generated, block.model, strict=True):
+            self._plain.add(*pair)
+            if self._lpips is not None:
+                self._lpips.add(*pair)
+
+    def figures(self) -> dict[str, float]:
+        """Of all frames so far."""
+        plain = asdict(self._plain.figures())
+        found = {"temporal error": plain["error"], "change ratio": plain["change_ratio"]}
+        found["flicker ratio"] = plain["flicker_ratio"]
+        return found if self._lpips is None else {"tLP": 1000 * self._lpips.figures().error} | found
+
+    def course(self) -> Course:
+        """Nothing."""
+        return {}
+
+
+class TrackerMeter:
+    """What the yardstick (or another reader) sees: whose face it is, and whether it follows the driver's."""
+
+    def __init__(self, reader: Reader, portrait: Pixels, cross: bool) -> None:
+        read = reader.read(portrait[None])
+        self._own = None if read is None else read.identity[0]
+        self._cross = cross
+        self._made, self._drove = _Seen(reader), _Seen(reader)
+
+    def add(self, block: Block) -> None:
+        """The next frames."""
+        self._made.add(block.generated)
+        self._drove.add(block.driving)
+
+    def figures(self) -> dict[str, float]:
+        """Of all frames so far."""
+        gaps = self._made.distances(self._own)
+        figures = {"identity distance": mean(gaps)}
+        if self._cross:
+            foreign = self._made.distances(self._drove.first_identity())
+            known = ~np.isnan(gaps) & ~np.isnan(foreign)
+            figures["nearer to the portrait"] = mean(np.where(known, gaps < foreign, np.nan))
+        return figures | {f"follows {name}": self._made.follows(self._drove, name) for name in SIGNALS}
+
+    def course(self) -> Course:
+        """The identity distance, and the signals that a viewer sees best, of driver and output."""
+        signals = {
+            f"{name}, {whose}": tuple(seen.signal(name).tolist())
+            for name in ("mouth", "blink", "yaw")
+            for whose, seen in (("driver", self._drove), ("output", self._made))
+        }
+        return {"identity distance": tuple(self._made.distances(self._own).tolist())} | signals
+
+
+class IdentityMeter:
+    """Mean cosine of an ArcFace-like network between output and portrait."""
+
+    def __init__(self, network: IdentityNetwork, portrait: Pixels) -> None:
+        self._network = network
+        self._own = network.embed(portrait[None])[0]
+        self._cosines: list[float] = []
+
+    def add(self, block: Block) -> None:
+        """The next frames."""
+        found = self._network.embed(block.generated)
+        nobody = found.shape[1] != len(self._own)  # in the portrait or in the whole block
+        self._cosines += [float("nan")] * len(found) if nobody else (found @ self._own).tolist()
+
+    def figures(self) -> dict[str, float]:
+        """The mean over frames with a face."""
+        return {self._network.measure: mean(np.array(self._cosines, np.float64))}
+
+    def course(self) -> Course:
+        """The cosine."""
+        return {self._network.measure: tuple(self._cosines)}
+
+
+class ParameterMeter:
+    """AED and APD: mean absolute difference of expression and pose parameters between output and driver."""
+
+    def __init__(self, network: FaceNetwork) -> None:
+        self._network = network
+        self._gaps: list[list[float]] = [[], []]
+
+    def add(self, block: Block) -> None:
+        """The next frames."""
+        made, drove = self._network.parameters(block.generated), self._network.parameters(block.driving)
+        for place, gaps in enumerate(self._gaps):
+            if made is None or drove is None:
+                gaps += [float("nan")] * len(block.generated)
+            else:
+                gaps += np.abs(made[place] - drove[place]).mean(-1).tolist()
+
+    def figures(self) -> dict[str, float]:
+        """Means over frames in whose block both show a face."""
+        expression, pose = (mean(np.array(gaps, np.float64)) for gaps in self._gaps)
+        return {"AED": expression, "APD": pose}
+
+    def course(self) -> Course:
+        """Both."""
+        return {"AED": tuple(self._gaps[0]), "APD": tuple(self._gaps[1])}
+
+
+class ClipFeatures:
+    """Features of consecutive clips of CLIP_FRAMES frames, of the output and of what it is held against, for FVD.
+
+    Frames that do not fill a clip at the end are left out. FVD is a figure of many videos, not of one: `measures` of a
+    report take all features together.
+    """
+
+    def __init__(self, network: VideoNetwork) -> None:
+        self._network = network
+        self._waiting: list[tuple[Pixels, Pixels]] = []
+        self._found: tuple[list[Array], list[Array]] = ([], [])
+
+    def add(self, block: Block) -> None:
+        """The next frames."""
+        self._waiting += zip(block.generated, block.model, strict=True)
+        while len(self._waiting) >= CLIP_FRAMES:
+            clip, self._waiting = self._waiting[:CLIP_FRAMES], self._waiting[CLIP_FRAMES:]
+            for frames, features in zip(zip(*clip, strict=True), self._found, strict=True):
+                features.append(self._network.features(np.stack(frames)))
+
+    def figures(self) -> dict[str, float]:
+        """Nothing: see the class."""
+        return {}
+
+    def course(self) -> Course:
+        """Nothing."""
+        return {}
+
+    def features(self) -> tuple[Array, Array]:
+        """(N, D) of the output and of what it is held against."""
+        made, true = (np.concatenate(found) if found else np.empty((0, 1)) for found in self._found)
+        return made, true
+
+
+@dataclass(frozen=True)
+class Instruments:
+    """What to measure with. Only the reader is always there."""
+
+    reader: Reader
+    lpips: Distance | None = None
+    identity: IdentityNetwork | None = None
+    face: FaceNetwork | None = None
+    video: VideoNetwork | None = None
+
+    def meters(self, portrait: Pixels, cross: bool) -> list[Meter]:
+        """Fresh meters for one case."""
+        chosen: list[Meter] = [PixelMeter(self.lpips), ChangeMeter(self.lpips)]
+        if self.identity is not None:
+            chosen.append(IdentityMeter(self.identity, portrait))
+        if self.face is not None:
+            chosen.append(ParameterMeter(self.face))
+        if self.video is not None:
+            chosen.append(ClipFeatures(self.video))
+        return [*chosen, TrackerMeter(self.reader, portrait, cross)]
+
+
+def mean(values: Array) -> float:
+    """Of what is known; NaN where nothing is."""
+    known = values[~np.isnan(values)]
+    return float(known.mean()) if len(known) else float("nan")
+
+
+class _Seen:
+    """What the tracker sees in a video that comes in blocks; NaN where there is no face in a whole block."""
+
+    def __init__(self, reader: Reader) -> None:
+        self._reader = reader
+        self._signals: list[Array] = []
+        self._identity: list[Array] = []
+
+    def add(self, frames: Pixels) -> None:
+        """The next frames."""
+        read = self._reader.read(frames)
+        nothing = np.full((len(frames), len(SIGNALS)), np.nan), np.full((len(frames), IDENTITY_SIZE), np.nan)
+        signals, identity = nothing if read is None else (read.signals, read.identity)
+        self._signals.append(signals)
+        self._identity.append(identity)
+
+    def first_identity(self) -> Array:
+        """Who is in the first frame; NaN for nobody."""
+        return np.asarray(self._identity[0][0])
+
+    def distances(self, identity: Array | None) -> Array:
+        """Of every frame to somebody, (F,)."""
+        own = np.concatenate(self._identity)
+        return np.full(len(own), np.nan) if identity is None else identity_distance(own, identity)
+
+    def signal(self, name: str) -> Array:
+        """One of SIGNALS, (F,)."""
+        return np.asarray(np.concatenate(self._signals)[:, SIGNALS.index(name)])
+
+    def follows(self, driver: _Seen, name: str) -> float:
+        """Correlation of a signal with the driver's, over the frames in which both show a face."""
+        mine, theirs = self.signal(name), driver.signal(name)
+        known = ~np.isnan(mine) & ~np.isnan(theirs)
+        return correlation(mine[known], theirs[known])

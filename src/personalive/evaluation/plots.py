@@ -1,0 +1,125 @@
+"""Plots as SVG that takes its colours from the page: lines over time, dots of a distribution, dots in a plane."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from personalive.evaluation.statistics import Estimate
+
+STYLE = """
+svg { display: block; width: 100%; overflow: visible; }
+svg text { fill: currentColor; font-size: 12px; }
+.line { fill: none; stroke: var(--ink); stroke-width: 1.6; vector-effect: non-scaling-stroke; }
+.line.second { stroke: var(--faint); stroke-dasharray: 5 3; }
+.dot { fill: var(--ink); fill-opacity: .55; }
+.other { fill: var(--faint); }
+.axis { stroke: var(--line); vector-effect: non-scaling-stroke; }
+.band { fill: var(--ink); fill-opacity: .18; }
+.mean { stroke: var(--ink); stroke-width: 2; }
+.frame { border: 1px solid var(--line); border-radius: .4rem; height: 5.5rem; padding: .3rem; }
+.frame svg { height: 100%; }
+figure { margin: 0; min-width: 0; }
+figcaption { font-size: .85rem; color: var(--soft); }
+.swatch { display: inline-block; width: 1.4em; border-top: 2px solid var(--ink); vertical-align: middle; }
+.swatch.second { border-top: 2px dashed var(--faint); }
+"""
+
+WIDTH = 360  # of plots with text inside, CSS pixels; they shrink with the page
+
+
+def number(value: float) -> str:
+    """Four digits; a dash for what was not measured."""
+    return "–" if math.isnan(value) else f"{value:.4g}"
+
+
+def lines(name: str, series: Mapping[str, Sequence[float]]) -> str:
+    """One or two series over frames, on one scale, the first one in front. Frames without a value break the line."""
+    known = [value for values in series.values() for value in values if not math.isnan(value)]
+    if len(known) < 2:
+        return f"<figure><div class=frame>not measured</div><figcaption>{escape(name)}</figcaption></figure>"
+    low, high = min(known), max(known)
+    paths = "".join(
+        f"<path class='line {kind}' d='{_path(values, low, high)}'/>"
+        for kind, values in reversed(list(zip(("first", "second"), series.values(), strict=False)))
+    )
+    legend = ""
+    if len(series) > 1:
+        kinds = zip(("first", "second"), series, strict=False)
+        legend = "; " + ", ".join(f"<span class='swatch {kind}'></span> {escape(label)}" for kind, label in kinds)
+    frames = max(map(len, series.values()))
+    return (
+        f"<figure><div class=frame><svg viewBox='0 0 1000 100' preserveAspectRatio=none role=img "
+        f"aria-label='{escape(name)} by frame'>{paths}</svg></div><figcaption>{escape(name)}: "
+        f"{number(low)} to {number(high)} over {frames} frames{legend}</figcaption></figure>"
+    )
+
+
+def _path(values: Sequence[float], low: float, high: float) -> str:
+    spread = (high - low) or 1.0
+    parts, pen = [], "M"
+    for place, value in enumerate(values):
+        if math.isnan(value):
+            pen = "M"
+            continue
+        parts.append(f"{pen}{place / max(len(values) - 1, 1) * 1000:.1f} {96 - (value - low) / spread * 92:.1f}")
+        pen = "L"
+    return "".join(parts)
+
+
+def distribution(name: str, values: Mapping[str, float], estimate: Estimate) -> str:
+    """A dot for each case, named on hover, with the mean and its interval."""
+    known = {case: value for case, value in values.items() if not math.isnan(value)}
+    low, high = min(known.values()), max(known.values())
+    spread = (high - low) or 1.0
+
+    def x(value: float) -> float:
+        return 10 + (value - low) / spread * (WIDTH - 20)
+
+    band = ""
+    if not math.isnan(estimate.low):
+        wide = max(x(estimate.high) - x(estimate.low), 1)
+        band = f"<rect class=band x={x(estimate.low):.1f} y=6 width={wide:.1f} height=28 />"
+    dots = "".join(
+        f"<circle class=dot cx={x(value):.1f} cy={20 + 7 * ((place % 3) - 1)} r=4>{_hover(case, value)}</circle>"
+        for place, (case, value) in enumerate(known.items())
+    )
+    middle = x(estimate.mean)
+    return (
+        f"<figure><svg viewBox='0 0 {WIDTH} 54' role=img aria-label='{escape(name)} by video'>"
+        f"<line class=axis x1=10 x2={WIDTH - 10} y1=36 y2=36 />{band}"
+        f"<line class=mean x1={middle:.1f} x2={middle:.1f} y1=6 y2=36 />{dots}<text x=10 y=50>{number(low)}</text>"
+        f"<text x={WIDTH - 10} y=50 text-anchor=end>{number(high)}</text></svg>"
+        f"<figcaption>{escape(name)}: mean {number(estimate.mean)}</figcaption></figure>"
+    )
+
+
+def plane(x_name: str, y_name: str, points: Mapping[str, tuple[float, float]]) -> str:
+    """Named dots, x to the right on a scale of powers, y upwards; the first one in front colour."""
+    xs, ys = ([math.log10(x) for x, _ in points.values()], [y for _, y in points.values()])
+    left, right, low, high = min(xs), max(xs), min(ys), max(ys)
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (math.log10(x) - left) / ((right - left) or 1.0)
+        return 20 + across * (WIDTH - 130), 150 - (y - low) / ((high - low) or 1.0) * 120
+
+    marks = []
+    for order, (name, (x, y)) in enumerate(points.items()):
+        cx, cy = place(x, y)
+        kind = "dot" if order == 0 else "dot other"
+        marks.append(
+            f"<circle class='{kind}' cx={cx:.1f} cy={cy:.1f} r=5>{_hover(name, x, y)}</circle>"
+            f"<text x={cx + 9:.1f} y={cy + 4:.1f}>{escape(name[:16])}</text>"
+        )
+    return (
+        f"<figure><svg viewBox='0 0 {WIDTH} 186' role=img aria-label='{escape(y_name)} against {escape(x_name)}'>"
+        f"<line class=axis x1=10 x2=10 y1=20 y2=164 /><line class=axis x1=10 x2={WIDTH - 10} y1=164 y2=164 />"
+        f"{''.join(marks)}<text x=10 y=12>{escape(y_name)}: {number(low)} to {number(high)}</text>"
+        f"<text x={WIDTH - 10} y=181 text-anchor=end>{escape(x_name)}: {number(10**left)} to {number(10**right)}</text>"
+        "</svg></figure>"
+    )
+
+
+def _hover(name: str, *values: float) -> str:
+    return f"<title>{escape(name)}: {', '.join(map(number, values))}</title>"
