@@ -110,7 +110,7 @@ def _section(section: str, title: str, report: Report) -> str:
     videos = [video for video in report.videos if video.cross == (section == "cross")]
     if not videos:
         return ""
-    means = _table(("measure", "mean", "95 % interval", "cases", "better"), [_summary(row) for row in rows])
+    means = _table(("measure", "mean", "better", "cases", "95 % interval"), [_summary(row) for row in rows])
     spread = [
         plots.distribution(row.measure, {v.name: v.figures.get(row.measure, math.nan) for v in videos}, row.estimate)
         for row in rows
@@ -128,7 +128,7 @@ def _section(section: str, title: str, report: Report) -> str:
 def _summary(row: Row) -> list[str]:
     e = row.estimate
     interval = "" if math.isnan(e.low) else f"{number(e.low)} .. {number(e.high)}"
-    return [row.measure, number(e.mean), interval, str(e.count), _BETTER[BETTER.get(row.measure, True)]]
+    return [row.measure, number(e.mean), _BETTER[BETTER.get(row.measure, True)], str(e.count), interval]
 
 
 def _missing(report: Report) -> str:
@@ -166,7 +166,8 @@ def _plane(key: tuple[str, str], systems: Sequence[System]) -> str:
     points = {system.name: (system.speed or 0.0, system.means.get(key, math.nan)) for system in systems}
     known = {name: point for name, point in points.items() if not math.isnan(point[1])}
     section, measure = key
-    return plots.plane(SPEED, f"{measure}, {section}", known) if len(known) > 1 else ""
+    better = _BETTER[BETTER.get(measure, True)]
+    return plots.plane(SPEED, f"{measure}, {section} ({better} is better)", known) if len(known) > 1 else ""
 
 
 def _plane_keys(columns: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:

@@ -22,6 +22,8 @@ svg text { fill: currentColor; font-size: 12px; }
 .frame svg { height: 100%; }
 figure { margin: 0; min-width: 0; }
 figcaption { font-size: .85rem; color: var(--soft); }
+figcaption b { color: var(--text); font-weight: 600; }
+.key { white-space: nowrap; }
 .swatch { display: inline-block; width: 1.4em; border-top: 2px solid var(--ink); vertical-align: middle; }
 .swatch.second { border-top: 2px dashed var(--faint); }
 """
@@ -47,7 +49,9 @@ def lines(name: str, series: Mapping[str, Sequence[float]]) -> str:
     legend = ""
     if len(series) > 1:
         kinds = zip(("first", "second"), series, strict=False)
-        legend = "; " + ", ".join(f"<span class='swatch {kind}'></span> {escape(label)}" for kind, label in kinds)
+        legend = "; " + ", ".join(
+            f"<span class=key><span class='swatch {kind}'></span> {escape(label)}</span>" for kind, label in kinds
+        )
     frames = max(map(len, series.values()))
     return (
         f"<figure><div class=frame><svg viewBox='0 0 1000 100' preserveAspectRatio=none role=img "
@@ -87,11 +91,12 @@ def distribution(name: str, values: Mapping[str, float], estimate: Estimate) -> 
     )
     middle = x(estimate.mean)
     return (
-        f"<figure><svg viewBox='0 0 {WIDTH} 54' role=img aria-label='{escape(name)} by video'>"
+        f"<figure><figcaption><b>{escape(name)}</b>, mean {number(estimate.mean)}</figcaption>"
+        f"<svg viewBox='0 0 {WIDTH} 54' role=img aria-label='{escape(name)} by video'>"
         f"<line class=axis x1=10 x2={WIDTH - 10} y1=36 y2=36 />{band}"
         f"<line class=mean x1={middle:.1f} x2={middle:.1f} y1=6 y2=36 />{dots}<text x=10 y=50>{number(low)}</text>"
         f"<text x={WIDTH - 10} y=50 text-anchor=end>{number(high)}</text></svg>"
-        f"<figcaption>{escape(name)}: mean {number(estimate.mean)}</figcaption></figure>"
+        "</figure>"
     )
 
 
