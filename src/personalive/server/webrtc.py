@@ -19,6 +19,7 @@ from av.video.frame import VideoFrame
 from personalive.errors import InputError
 from personalive.media.frames import Pixels
 from personalive.server.control import as_text, obey, tell_news
+from personalive.server.dtls import accept_rsa
 from personalive.server.intake import Raw
 from personalive.server.messages import MAX_MESSAGE
 from personalive.server.screen import Screen, Watcher
@@ -100,6 +101,7 @@ class Peer:
         self._live = live
         servers = [RTCIceServer(urls=address) for address in service.settings.ice_servers]
         self._peer = RTCPeerConnection(RTCConfiguration(iceServers=servers))  # an empty list: nobody else is asked
+        accept_rsa(self._peer)
         self._channel: RTCDataChannel | None = None
         self._orders: asyncio.Queue[str] = asyncio.Queue(MAX_ORDERS)
         self._screen: ScreenTrack | None = None
