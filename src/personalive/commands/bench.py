@@ -18,7 +18,7 @@ def bench_live(
     seconds: Annotated[float, typer.Option(help="Length of a run, after its first settling.")] = 30.0,
     settle: Annotated[float, typer.Option(help="Seconds at a run's start that do not count.")] = 10.0,
     overload: Annotated[
-        float, typer.Option(help="Instead: so many minutes of 60 frames/s; the delay must not grow.")
+        float, typer.Option(help="Instead: so many minutes of twice what is sustained; delay must not grow.")
     ] = 0.0,
     memory: Annotated[float, typer.Option(help="Instead: so many minutes of streaming; memory must stay flat.")] = 0.0,
     disconnects: Annotated[int, typer.Option(help="Instead: so many abrupt disconnects; nothing may stay.")] = 0,
@@ -26,22 +26,31 @@ def bench_live(
     """Measure capture-to-display delay against the floor that the model's window sets."""
     numbers = _numbers(sessions)
     import asyncio
+    import time
 
     from personalive.pipeline import PersonaLive
-    from personalive.server import bench
+    from personalive.server import bench, endurance
 
     networks = PersonaLive.from_pretrained(model, device)
     if overload:
-        first, last = asyncio.run(bench.overload(networks, 60 * overload))
-        typer.echo(f"overload, {overload:g} min: median delay {first:.0f} ms at first, {last:.0f} ms at the end")
+        asked = asyncio.run(endurance.overload(networks, 60 * overload))
+        typer.echo(
+            f"overload, {overload:g} min of {asked.sent:.0f} frames/s ({asked.sustained:.1f} are sustained): "
+            f"median delay {asked.first:.0f} ms at first, {asked.last:.0f} ms at the end; {asked.dropped} dropped late"
+        )
     if memory:
-        early, late = asyncio.run(bench.memory(networks, 60 * memory))
-        change = 100 * (late / early - 1)
-        typer.echo(f"memory, {memory:g} min: {early:.0f} MB early, {late:.0f} MB at the end ({change:+.1f} %)")
+        tenths = asyncio.run(endurance.memory(networks, 60 * memory))
+        change = 100 * (tenths[-1] / tenths[0] - 1)
+        typer.echo(f"memory, {memory:g} min, MB after each tenth: {', '.join(f'{size:.0f}' for size in tenths)}")
+        typer.echo(f"from the first tenth to the end: {change:+.1f} %")
     if disconnects:
-        left = asyncio.run(bench.disconnects(networks, disconnects))
-        what = ", ".join(f"{count} {name}" for name, count in left.items())
-        typer.echo(f"{disconnects} abrupt disconnects: left behind {what}")
+        began = time.monotonic()
+        left = asyncio.run(endurance.disconnects(networks, disconnects))
+        typer.echo(
+            f"{disconnects} abrupt disconnects in {time.monotonic() - began:.0f} s: left behind "
+            f"{left.sessions} sessions, {left.worker_sessions} of the worker's, {left.tasks} tasks, "
+            f"{left.threads} threads, {left.files} open files, {left.megabytes:+.1f} MB"
+        )
     if overload or memory or disconnects:
         return
     typer.echo("| sessions | driven /s | shown /s | p50 ms | p95 ms | floor ms | above | chunk's work ms | dropped |")

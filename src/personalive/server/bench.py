@@ -7,7 +7,6 @@ was decoded. The floor is what the model's window asks for: `window_frames` driv
 from __future__ import annotations
 
 import asyncio
-import gc
 import io
 import json
 import math
@@ -16,12 +15,14 @@ import struct
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import uvicorn
 import websockets
 from PIL import Image
 
@@ -42,9 +43,9 @@ STAMP = struct.Struct(">d")
 class Seen:
     """What one viewer saw: moments of display (seconds), delays (seconds) and the driving rates it was told."""
 
-    displayed: list[float] = field(default_factory=list)
-    delays: list[float] = field(default_factory=list)
-    rates: list[float] = field(default_factory=list)
+    displayed: deque[float] = field(default_factory=deque)
+    delays: deque[float] = field(default_factory=deque)
+    rates: deque[float] = field(default_factory=deque)
     dropped: int = 0
 
 
@@ -67,6 +68,15 @@ class Figures:
         return self.p95 - self.floor
 
 
+class _Server(uvicorn.Server):
+    """Leaves signals to the command, which ends the whole bench, not only its server."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Captures none."""
+        yield
+
+
 @asynccontextmanager
 async def serving(model: Model, sessions: int) -> AsyncIterator[tuple[str, Service]]:
     """A server on a free port of this machine: its address (host:port) and its service, ready."""
@@ -74,7 +84,7 @@ async def serving(model: Model, sessions: int) -> AsyncIterator[tuple[str, Servi
         port=0, max_sessions=sessions, requests_per_minute=10**6, sessions_per_minute=10**6, uploads_per_minute=10**6
     )
     app = create_app(model, settings)
-    server, listening = make_server(settings, app=app), bind(settings)
+    server, listening = _Server(make_server(settings, app=app).config), bind(settings)
     running = asyncio.create_task(server.serve([listening]))
     service: Service = app.state.service
     await service.ready.wait()
@@ -97,10 +107,12 @@ async def measure(model: Model, sessions: int, seconds: float, settle: float) ->
     return summarise(seen, began + settle, window, step)
 
 
-async def view(address: str, clip: Sequence[bytes], seconds: float, rate: float = CAMERA_RATE) -> Seen:
+async def view(
+    address: str, clip: Sequence[bytes], seconds: float, rate: float = CAMERA_RATE, seen: Seen | None = None
+) -> Seen:
     """One viewer whose camera plays the clip at `rate`, whatever the server drives at, for so long."""
     session = await open_session(address)
-    seen = Seen()
+    seen = seen or Seen()
     async with websockets.connect(f"ws://{address}/api/sessions/{session}/frames", max_size=None) as socket:
         camera = asyncio.create_task(_film(socket, clip, rate))
         with suppress(asyncio.TimeoutError):
@@ -140,67 +152,13 @@ def summarise(seen: Sequence[Seen], since: float, window_frames: int, step: floa
     delays = [d for one in seen for t, d in zip(one.displayed, one.delays, strict=True) if t >= since]
     moments = [[t for t in one.displayed if t >= since] for one in seen]
     shown = [(len(times) - 1) / (times[-1] - times[0]) for times in moments if len(times) > 1]
-    rates = [rate for one in seen for rate in one.rates[len(one.rates) // 3 :]]
+    rates = [rate for one in seen for rate in list(one.rates)[len(one.rates) // 3 :]]
     rate = statistics.median(rates) if rates else math.nan
     p50, p95 = np.percentile(delays, [50, 95]) if delays else (math.nan, math.nan)
     return Figures(
         len(seen), rate, statistics.mean(shown) if shown else math.nan, 1000 * float(p50), 1000 * float(p95),
         1000 * window_frames / rate, step, sum(one.dropped for one in seen),
     )  # fmt: skip
-
-
-async def overload(model: Model, seconds: float) -> tuple[float, float]:
-    """Median delay (ms) of the first and the last minute (or third) of a viewer who sends far more than can be driven.
-
-    Twice 30 frames a second: more than twice what is sustained wherever that is below 30.
-    """
-    clip = load_clip()
-    part = min(60.0, seconds / 3)
-    async with serving(model, 1) as (address, _service):
-        began = time.monotonic()
-        seen = await view(address, clip, seconds, rate=2 * CAMERA_RATE)
-    pairs = list(zip(seen.displayed, seen.delays, strict=True))
-    first = [delay for moment, delay in pairs if moment - began <= part]
-    last = [delay for moment, delay in pairs if began + seconds - moment <= part]
-    return 1000 * statistics.median(first), 1000 * statistics.median(last)
-
-
-async def disconnects(model: Model, count: int) -> dict[str, int]:
-    """What is left of so many viewers that vanish without a word, 5 seconds after the last: all should be 0."""
-    clip = load_clip()
-    async with serving(model, 4) as (address, service):
-        before = len(asyncio.all_tasks())
-        for _ in range(count):
-            while len(service.sessions) >= 4:
-                await asyncio.sleep(0.1)
-            session = await open_session(address)
-            socket = await websockets.connect(f"ws://{address}/api/sessions/{session}/frames", max_size=None)
-            await socket.send(STAMP.pack(0.0) + clip[0])
-            socket.transport.abort()
-        await asyncio.sleep(5.0)
-        gc.collect()
-        return {
-            "sessions": len(service.sessions),
-            "tasks": max(0, len(asyncio.all_tasks()) - before),
-            "worker sessions": len(service.sessions.worker),
-        }
-
-
-async def memory(model: Model, seconds: float) -> tuple[float, float]:
-    """Resident megabytes of this process after the first tenth of a long stream, and at its end."""
-    clip = load_clip()
-    async with serving(model, 1) as (address, service):
-        viewing = asyncio.create_task(view(address, clip, seconds))
-        await asyncio.sleep(seconds / 10)
-        early = _resident(service)
-        await viewing
-        return early, _resident(service)
-
-
-def _resident(service: Service) -> float:
-    """Megabytes of this process; not known on systems without /proc."""
-    value = service.metrics.registry.get_sample_value("process_resident_memory_bytes")
-    return math.nan if value is None else value / 1e6
 
 
 def load_clip(frames: int = 90, side: int = 480) -> list[bytes]:

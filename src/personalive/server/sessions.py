@@ -169,12 +169,12 @@ class Sessions:
         self.worker.stop()
 
     def tick(self) -> None:
-        """What time brings: abandoned sessions end, silent ones are let out, rates follow the throughput."""
+        """What time brings: abandoned sessions end, silent ones are let out if watched, rates follow the throughput."""
         now, window = self._clock(), self._config.stream.window_frames
         for identity, live in list(self._live.items()):
             if live.abandoned(now):
                 self.close(identity)
-            elif live.session.hold_if_silent(now, window):
+            elif live.screen.watchers and live.session.hold_if_silent(now, window):
                 self.worker.wake()
         self.share()
 

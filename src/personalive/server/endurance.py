@@ -1,0 +1,136 @@
+"""Whether the live server lasts: with more input than it can use, for long, and when viewers vanish (as in `bench`)."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import math
+import statistics
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import websockets
+
+from personalive.server.bench import CAMERA_RATE, STAMP, Seen, load_clip, open_session, serving, view
+from personalive.server.service import Service
+from personalive.server.worker import Model
+
+FREED_SECONDS = 5.0
+"""Within them, everything of a viewer who has left is freed."""
+
+AT_ONCE = 16
+"""Viewers that come and vanish at the same time; each keeps its place for some seconds longer."""
+
+
+@dataclass(frozen=True)
+class Overload:
+    """Median delays (ms) of the first and the last minute (or third), of a viewer who sent `sent` frames a second."""
+
+    sent: float
+    sustained: float
+    first: float
+    last: float
+    dropped: int
+
+
+async def overload(model: Model, seconds: float) -> Overload:
+    """One viewer who sends at least twice what the model sustains, and never less than 60 frames a second."""
+    clip = load_clip()
+    part = min(60.0, seconds / 3)
+    async with serving(model, 1) as (address, service):
+        sustained = service.sessions.throughput.rate(1, math.inf)
+        sent = 2 * max(CAMERA_RATE, sustained)
+        began = time.monotonic()
+        seen = await view(address, clip, seconds, sent)
+    pairs = list(zip(seen.displayed, seen.delays, strict=True))
+    first = [delay for moment, delay in pairs if moment - began <= part]
+    last = [delay for moment, delay in pairs if began + seconds - moment <= part]
+    return Overload(sent, sustained, _median(first), _median(last), seen.dropped)
+
+
+def _median(delays: Sequence[float]) -> float:
+    """In milliseconds; no number where nothing was seen."""
+    return 1000 * statistics.median(delays) if delays else math.nan
+
+
+async def memory(model: Model, seconds: float) -> list[float]:
+    """Resident megabytes of this process after each tenth of a long stream of one viewer."""
+    clip = load_clip()
+    found = []
+    async with serving(model, 1) as (address, service):
+        # What was seen is not kept: it would be memory that grows.
+        seen = Seen(deque(maxlen=1), deque(maxlen=1), deque(maxlen=1))
+        viewing = asyncio.create_task(view(address, clip, seconds, seen=seen))
+        for _ in range(10):
+            await asyncio.sleep(seconds / 10)
+            found.append(_resident(service))
+        await viewing
+    return found
+
+
+@dataclass(frozen=True)
+class Left:
+    """What there is more than before: sessions, those of the worker, tasks, threads, open files, resident megabytes."""
+
+    sessions: int
+    worker_sessions: int
+    tasks: int
+    threads: int
+    files: int
+    megabytes: float
+
+
+async def disconnects(model: Model, count: int) -> Left:
+    """What is left 5 seconds after so many viewers have vanished without a word; those of a first round do not count.
+
+    They vanish at different moments: some before their first frame is taken, some while their stream is painted.
+    """
+    clip = load_clip()
+    async with serving(model, 2 * AT_ONCE) as (address, service):
+        await _come_and_vanish(address, clip, AT_ONCE)
+        before = await _there(service)
+        await _come_and_vanish(address, clip, count)
+        after = await _there(service)
+    grown = [after[name] - before[name] for name in Left.__dataclass_fields__]
+    return Left(*(int(number) for number in grown[:-1]), grown[-1])
+
+
+async def _come_and_vanish(address: str, clip: Sequence[bytes], count: int) -> None:
+    """At most AT_ONCE of them are there together; each has a place for FREED_SECONDS more."""
+    places = asyncio.Semaphore(AT_ONCE)
+
+    async def one(number: int) -> None:
+        async with places:
+            session = await open_session(address)
+            socket = await websockets.connect(f"ws://{address}/api/sessions/{session}/frames", max_size=None)
+            for frame in clip[: 10 * (number % 4) + 1]:
+                await socket.send(STAMP.pack(1000 * time.monotonic()) + frame)
+                await asyncio.sleep(1 / CAMERA_RATE)
+            socket.transport.abort()
+            await asyncio.sleep(FREED_SECONDS)
+
+    await asyncio.gather(*(one(number) for number in range(count)))
+
+
+async def _there(service: Service) -> dict[str, float]:
+    """What there is now, by the names of `Left`."""
+    gc.collect()
+    files = Path("/proc/self/fd")
+    return {
+        "sessions": len(service.sessions),
+        "worker_sessions": len(service.sessions.worker),
+        "tasks": len(asyncio.all_tasks()),
+        "threads": threading.active_count(),
+        "files": len(list(files.iterdir())) if files.is_dir() else 0,
+        "megabytes": _resident(service),
+    }
+
+
+def _resident(service: Service) -> float:
+    """Megabytes of this process; not known on systems without /proc."""
+    value = service.metrics.registry.get_sample_value("process_resident_memory_bytes")
+    return math.nan if value is None else value / 1e6
