@@ -59,21 +59,25 @@ def running(model: Model, **settings: Any) -> Iterator[Running]:
     wanted = Settings(**{"port": 0, "max_sessions": 4, **unlimited, **settings})
     app = create_app(model, wanted)
     listening, server = bind(wanted), make_server(wanted, app=app)
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=lambda: loop.run_until_complete(server.serve([listening])), daemon=True)
+    loops: list[asyncio.AbstractEventLoop] = []
+
+    async def serve() -> None:
+        loops.append(asyncio.get_running_loop())
+        await server.serve([listening])
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()), daemon=True)
     service: Service = app.state.service
     thread.start()
     try:
         address = f"127.0.0.1:{listening.getsockname()[1]}"
         until(lambda: service.ready.is_set() or service.failure is not None)
         assert service.failure is None, service.failure
-        yield Running(address, service, loop)
+        yield Running(address, service, loops[0])
     finally:
         server.should_exit = True
         thread.join(PATIENCE)
         listening.close()
         assert not thread.is_alive(), "the server does not end"
-        loop.close()
 
 
 def until(holds: Callable[[], object], patience: float = PATIENCE) -> None:

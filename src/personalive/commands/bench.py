@@ -25,7 +25,6 @@ def bench_live(
 ) -> None:
     """Measure capture-to-display delay against the floor that the model's window sets."""
     numbers = _numbers(sessions)
-    import asyncio
     import time
 
     from personalive.pipeline import PersonaLive
@@ -33,19 +32,19 @@ def bench_live(
 
     networks = PersonaLive.from_pretrained(model, device)
     if overload:
-        asked = asyncio.run(endurance.overload(networks, 60 * overload))
+        asked = bench.run(endurance.overload(networks, 60 * overload))
         typer.echo(
             f"overload, {overload:g} min of {asked.sent:.0f} frames/s ({asked.sustained:.1f} are sustained): "
             f"median delay {asked.first:.0f} ms at first, {asked.last:.0f} ms at the end; {asked.dropped} dropped late"
         )
     if memory:
-        tenths = asyncio.run(endurance.memory(networks, 60 * memory))
+        tenths = bench.run(endurance.memory(networks, 60 * memory))
         change = 100 * (tenths[-1] / tenths[0] - 1)
         typer.echo(f"memory, {memory:g} min, MB after each tenth: {', '.join(f'{size:.0f}' for size in tenths)}")
         typer.echo(f"from the first tenth to the end: {change:+.1f} %")
     if disconnects:
         began = time.monotonic()
-        left = asyncio.run(endurance.disconnects(networks, disconnects))
+        left = bench.run(endurance.disconnects(networks, disconnects))
         typer.echo(
             f"{disconnects} abrupt disconnects in {time.monotonic() - began:.0f} s: left behind "
             f"{left.sessions} sessions, {left.worker_sessions} of the worker's, {left.tasks} tasks, "
@@ -56,7 +55,7 @@ def bench_live(
     typer.echo("| sessions | driven /s | shown /s | p50 ms | p95 ms | floor ms | above | chunk's work ms | dropped |")
     typer.echo("|---|---|---|---|---|---|---|---|---|")
     for number in numbers:
-        done = asyncio.run(bench.measure(networks, number, seconds, settle))
+        done = bench.run(bench.measure(networks, number, seconds, settle))
         typer.echo(
             f"| {done.sessions} | {done.rate:.1f} | {done.shown:.1f} | {done.p50:.0f} | {done.p95:.0f} | "
             f"{done.floor:.0f} | {done.above:+.0f} | {done.step:.0f} | {done.dropped} |"

@@ -10,16 +10,17 @@ import asyncio
 import io
 import json
 import math
+import signal
 import statistics
 import struct
 import time
 import urllib.error
 import urllib.request
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import uvicorn
@@ -36,6 +37,7 @@ from personalive.server.settings import Settings
 from personalive.server.worker import Model
 
 CAMERA_RATE = 30.0
+Result = TypeVar("Result")
 STAMP = struct.Struct(">d")
 
 
@@ -68,8 +70,29 @@ class Figures:
         return self.p95 - self.floor
 
 
+def run(work: Coroutine[Any, Any, Result]) -> Result:
+    """What it gives. A signal ends first the viewers, then their server; then it is KeyboardInterrupt."""
+    numbers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    async def until_stopped() -> Result:
+        task = asyncio.current_task()
+        assert task is not None
+        for number in numbers:
+            with suppress(NotImplementedError):  # on Windows the loop takes no signals; Ctrl-C ends it anyway
+                asyncio.get_running_loop().add_signal_handler(number, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(until_stopped())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+    finally:
+        for number, handler in numbers.items():
+            signal.signal(number, handler)
+
+
 class _Server(uvicorn.Server):
-    """Leaves signals to the command, which ends the whole bench, not only its server."""
+    """Leaves signals to `run`, which ends the whole bench, not only its server."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from aiortc import RTCConfiguration, RTCDataChannel, RTCIceServer, RTCPeerConnection, RTCSessionDescription
 from aiortc.mediastreams import MediaStreamError, MediaStreamTrack
+from aiortc.sdp import SessionDescription
 from av.video.frame import VideoFrame
 
 from personalive.errors import InputError
@@ -21,6 +22,7 @@ from personalive.media.frames import Pixels
 from personalive.server.control import as_text, obey, tell_news
 from personalive.server.dtls import accept_rsa
 from personalive.server.intake import Raw
+from personalive.server.jitter import keep_current
 from personalive.server.messages import MAX_MESSAGE
 from personalive.server.screen import Screen, Watcher
 from personalive.server.service import Service
@@ -123,6 +125,7 @@ class Peer:
         self._peer.on("datachannel", self._on_channel)
         self._peer.on("connectionstatechange", self._on_state)
         try:
+            _check_fingerprints(sdp)
             await self._peer.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
             self._choose_video()
             await self._peer.setLocalDescription(await self._peer.createAnswer())
@@ -144,6 +147,7 @@ class Peer:
             if line not in videos[:1]:
                 line.direction = "inactive"
         if videos:
+            keep_current(videos[0].receiver)
             self._screen = ScreenTrack(self._live.screen, self._live.session.portrait, self)
             self._peer.addTrack(self._screen)
 
@@ -267,6 +271,13 @@ class Peer:
 async def _until_over(work: Coroutine[Any, Any, None]) -> None:
     with contextlib.suppress(MediaStreamError, ConnectionError):
         await work
+
+
+def _check_fingerprints(sdp: str) -> None:
+    """Raises ValueError where one is missing: aiortc would notice only after the answer, and tell nobody."""
+    for line in SessionDescription.parse(sdp).media:
+        if line.dtls is None or not line.dtls.fingerprints:
+            raise ValueError("a DTLS fingerprint is missing")
 
 
 def _pixels(frame: VideoFrame) -> Pixels:
