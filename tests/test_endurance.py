@@ -73,8 +73,8 @@ def test_a_signal_ends_it(run: tuple[str, ...], tmp_path: Path) -> None:
     process = subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ.copy())
     try:
         assert process.stderr is not None
-        while "streaming" not in process.stderr.readline():
-            assert process.poll() is None
+        while "streaming" not in (line := process.stderr.readline()):
+            assert line, "it has ended by itself"
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
     finally:
@@ -87,13 +87,13 @@ def test_a_signal_ends_it(run: tuple[str, ...], tmp_path: Path) -> None:
 STARTED = """
 import sys
 from personalive.cli import main
-from personalive.server.screen import Screen
+from personalive.server.intake import Intake
 
-def plan(self, chunk, real=Screen.plan):
+def offer(self, raw, real=Intake.offer):
     print("streaming", file=sys.stderr, flush=True)
-    real(self, chunk)
+    real(self, raw)
 
-Screen.plan = plan
+Intake.offer = offer
 main(sys.argv[1:])
 """
-"""The command, which says when painted frames go out."""
+"""The command, which says when driving frames come in."""

@@ -133,7 +133,7 @@ def test_what_the_worker_paints_reaches_the_screen_marked_where_asked() -> None:
 
 
 def test_warming_up_measures() -> None:
-    throughput = warm_up(FakeModel())
+    throughput = warm_up(FakeModel(), lambda: False)
     assert throughput.chunk_seconds is not None
     assert throughput.chunk_seconds > 0
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,7 @@ from fake_server import Fake, FakeServer, Visit
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect
 
-from browser import PATIENCE, Faults, chromium, colour, likeness, make_camera_clip, text, watch
+from browser import PATIENCE, Faults, colour, likeness, text, watch
 from personalive import gallery
 from personalive.media.video_writer import AI_COMMENT
 
@@ -28,23 +26,6 @@ OUTPUT = {"socket": "#result-canvas", "webrtc": "#result-video"}
 WAYS = tuple(OUTPUT)
 MOTION = 0.5
 """Correlation in time of output and driver: a page that lags evenly well exceeds it, a frozen one or noise does not."""
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    with chromium(make_camera_clip(tmp_path_factory.mktemp("camera") / "camera.mjpeg")) as started:
-        yield started
-
-
-@pytest.fixture
-def fake() -> Fake:
-    return Fake()
-
-
-@pytest.fixture
-def server(fake: Fake) -> Iterator[FakeServer]:
-    with FakeServer(fake) as running:
-        yield running
 
 
 @pytest.fixture
@@ -56,18 +37,6 @@ def page(browser: Browser, server: FakeServer) -> Iterator[Page]:
     yield opened
     opened.close()
     assert faults.seen == []
-
-
-@pytest.fixture(scope="module")
-def idle(browser: Browser) -> Iterator[Page]:
-    """A page on which nothing is started, shared."""
-    with FakeServer(Fake()) as server:
-        opened = browser.new_page(viewport={"width": 1000, "height": 640})
-        opened.set_default_timeout(PATIENCE)
-        opened.goto(server.address)
-        expect(opened.locator("#start")).to_be_enabled(timeout=PATIENCE)
-        yield opened
-        opened.close()
 
 
 def start(page: Page, way: str = "socket") -> str:
@@ -387,151 +356,3 @@ def test_the_view_page_plays_a_session(page: Page, browser: Browser, server: Fak
     watcher.goto(server.address + "view/nothing")
     expect(watcher.locator("#view-state")).to_contain_text("Trying again", timeout=PATIENCE)
     watcher.close()
-
-
-# Looks, and use without a mouse
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", [(1280, 800), (820, 1100), (390, 844)], ids=["wide", "tablet", "phone"])
-def test_it_fits_the_screen(
-    browser: Browser, server: FakeServer, scheme: Any, size: tuple[int, int], tmp_path: Path
-) -> None:
-    page = browser.new_page(viewport={"width": size[0], "height": size[1]}, color_scheme=scheme)
-    page.goto(server.address)
-    expect(page.locator("#start")).to_be_enabled(timeout=PATIENCE)
-    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
-    ground = page.evaluate("getComputedStyle(document.body).backgroundColor")
-    brightness = sum(int(part) for part in ground.removeprefix("rgb(").removesuffix(")").split(","))
-    assert (brightness < 150) == (scheme == "dark")
-    start_button = page.locator("#start").bounding_box()
-    assert start_button
-    assert start_button["y"] + start_button["height"] <= size[1], "Start is seen without scrolling"
-    for control in page.locator("button:visible, select:visible, input[type=range]:visible").all():
-        box = control.bounding_box()
-        assert box
-        assert box["height"] >= 24, "large enough for a finger (WCAG 2.2, 2.5.8)"
-    page.screenshot(path=tmp_path / "page.png", full_page=True)
-    page.close()
-
-
-def test_everything_is_reached_by_keyboard(idle: Page) -> None:
-    reached = set()
-    for _ in range(60):
-        idle.keyboard.press("Tab")
-        reached.add(idle.evaluate("document.activeElement.id || document.activeElement.value || ''"))
-    wanted = idle.evaluate(
-        """() => [...document.querySelectorAll("button, select, input, a[href]")]
-          .filter((one) => one.checkVisibility() && !one.disabled && one.type !== "radio").map((one) => one.id)"""
-    )
-    assert set(filter(None, wanted)) <= reached
-    assert {"source-camera", "ada"} <= reached, "the chosen one of each group"
-
-
-def test_everything_has_a_name_for_screen_readers(idle: Page) -> None:
-    tree = idle.locator("body").aria_snapshot()
-    for role in ("button", "slider", "combobox", "checkbox", "radio", "radiogroup"):
-        nameless = [line for line in tree.splitlines() if line.strip().rstrip(":") == f"- {role}"]
-        assert nameless == []
-        assert f"- {role} " in tree
-    assert "status: Ready" in tree
-
-
-# The page's own arithmetic, in the browser that runs it
-
-
-def call(page: Page, module: str, body: str, argument: Any = None) -> Any:
-    """Run a function's body with a module's exports as `m`."""
-    script = f"async (given) => {{ const m = await import('/assets/{module}.js'); {body} }}"
-    return page.evaluate(script, json.loads(json.dumps(argument)))
-
-
-def test_bursts_are_shown_evenly(idle: Page) -> None:
-    shown = call(
-        idle,
-        "pacing",
-        """
-        const pacer = new m.Pacer(), shown = [];
-        for (let now = 0; now < 6000; now += 5) {
-          // Four frames that were captured 100 ms apart come together, 600 ms after the last of them.
-          if (now % 400 === 0 && now >= 1200) {
-            for (const age of [900, 800, 700, 600]) pacer.add(now - age, now - age, now);
-          }
-          const next = pacer.take(now);
-          if (next) shown.push([next.frame, now]);
-          if (pacer.size > 8) throw new Error("it queues");
-        }
-        return shown;
-        """,
-    )
-    late = shown[8:]
-    assert {moment - captured for captured, moment in late} == {900}, "each one as long after its capture"
-    assert {b[1] - a[1] for a, b in itertools.pairwise(late)} == {100}
-
-
-def test_a_stall_is_caught_up_with_at_once(idle: Page) -> None:
-    left, newest, overtaken, waiting = call(
-        idle,
-        "pacing",
-        """
-        const pacer = new m.Pacer();
-        let left = 0;
-        for (let index = 0; index < 30; index += 1) left += pacer.add(index, 1000 + index, 1000 + index).length;
-        const next = pacer.take(5000);
-        return [left, next.frame, next.late.length, pacer.size];
-        """,
-    )
-    assert (left, newest, overtaken, waiting) == (22, 29, 7, 0)
-
-
-def test_words_and_frames_are_paired_by_arrival(idle: Page) -> None:
-    found = call(
-        idle,
-        "pacing",
-        """
-        const pairing = new m.Pairing(), none = pairing.find(0);
-        for (let index = 0; index < 100; index += 1) pairing.add(index, 100 * index);
-        return [none, pairing.find(9790), pairing.find(9740), pairing.find(99999)];
-        """,
-    )
-    assert found == [None, 98, 97, 99]
-
-
-def test_waits_between_attempts_grow_and_end_at_eight_seconds(idle: Page) -> None:
-    waits = call(idle, "pacing", "return given.map((attempt) => m.backoff(attempt, 0.5));", list(range(8)))
-    assert waits == [500, 1000, 2000, 4000, 8000, 8000, 8000, 8000]
-
-
-def test_figures(idle: Page) -> None:
-    summary, empty = call(
-        idle,
-        "statistics",
-        """
-        const statistics = new m.Statistics(), empty = statistics.summary(0);
-        for (let index = 0; index <= 100; index += 1) statistics.add(100 * index - index, 100 * index);
-        statistics.add(null, 10000);
-        return [statistics.summary(10000), empty];
-        """,
-    )
-    assert summary["fps"] == pytest.approx(10.1)
-    assert (summary["p50"], summary["p95"]) == (50, 95)
-    assert empty == {"fps": None, "p50": None, "p95": None}
-
-
-def test_a_crop_stays_in_the_picture(idle: Page) -> None:
-    crops = call(
-        idle,
-        "crop",
-        """
-        const found = [];
-        for (const [width, height] of [[640, 480], [20, 900], [50, 50]])
-          for (const crop of [[-5, -5, 10], [600, 400, 9999], [3.4, 7.7, 100.2], [0, 0, 0]])
-            for (const one of [m.constrain(crop, width, height), m.resized(crop, 77, width, height)])
-              found.push([one, width, height]);
-        return found;
-        """,
-    )
-    for (x, y, side), width, height in crops:
-        assert 0 <= x <= width - side
-        assert 0 <= y <= height - side
-        assert min(32, width, height) <= side <= min(width, height)

@@ -110,8 +110,8 @@ async def serving(model: Model, sessions: int) -> AsyncIterator[tuple[str, Servi
     server, listening = _Server(make_server(settings, app=app).config), bind(settings)
     running = asyncio.create_task(server.serve([listening]))
     service: Service = app.state.service
-    await service.ready.wait()
     try:
+        await service.ready.wait()
         yield f"127.0.0.1:{listening.getsockname()[1]}", service
     finally:
         server.should_exit = True
@@ -137,7 +137,7 @@ async def view(
     session = await open_session(address)
     seen = seen or Seen()
     async with websockets.connect(f"ws://{address}/api/sessions/{session}/frames", max_size=None) as socket:
-        camera = asyncio.create_task(_film(socket, clip, rate))
+        camera = asyncio.create_task(film(socket, clip, rate))
         with suppress(asyncio.TimeoutError):
             await asyncio.wait_for(_watch(socket, seen), seconds)
         camera.cancel()
@@ -145,12 +145,14 @@ async def view(
     return seen
 
 
-async def _film(socket: websockets.ClientConnection, clip: Sequence[bytes], rate: float) -> None:
+async def film(socket: websockets.ClientConnection, clip: Sequence[bytes], rate: float) -> None:
+    """Sends the clip over and over, so many frames a second; until cancelled."""
     began, number = time.monotonic(), 0
-    while True:
-        await socket.send(STAMP.pack(1000 * time.monotonic()) + clip[number % len(clip)])
-        number += 1
-        await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
+    with suppress(websockets.ConnectionClosed):
+        while True:
+            await socket.send(STAMP.pack(1000 * time.monotonic()) + clip[number % len(clip)])
+            number += 1
+            await asyncio.sleep(max(0.0, began + number / rate - time.monotonic()))
 
 
 async def _watch(socket: websockets.ClientConnection, seen: Seen) -> None:

@@ -10,12 +10,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import websockets
 
-from personalive.server.bench import CAMERA_RATE, STAMP, Seen, load_clip, open_session, serving, view
+from personalive.server.bench import CAMERA_RATE, Seen, film, load_clip, open_session, serving, view
 from personalive.server.service import Service
 from personalive.server.worker import Model
 
@@ -24,6 +25,9 @@ FREED_SECONDS = 5.0
 
 AT_ONCE = 16
 """Viewers that come and vanish at the same time; each keeps its place for some seconds longer."""
+
+MOST_SECONDS = 10.0
+"""What a viewer stays at most."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ class Left:
 async def disconnects(model: Model, count: int) -> Left:
     """What is left 5 seconds after so many viewers have vanished without a word; those of a first round do not count.
 
-    They vanish at different moments: some before their first frame is taken, some while their stream is painted.
+    A third each: at the first message, a second later, with the first painted frame (or after MOST_SECONDS).
     """
     clip = load_clip()
     async with serving(model, 2 * AT_ONCE) as (address, service):
@@ -107,13 +111,24 @@ async def _come_and_vanish(address: str, clip: Sequence[bytes], count: int) -> N
         async with places:
             session = await open_session(address)
             socket = await websockets.connect(f"ws://{address}/api/sessions/{session}/frames", max_size=None)
-            for frame in clip[: 10 * (number % 4) + 1]:
-                await socket.send(STAMP.pack(1000 * time.monotonic()) + frame)
-                await asyncio.sleep(1 / CAMERA_RATE)
+            filming = asyncio.create_task(film(socket, clip, CAMERA_RATE))
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(_stay(socket, number), MOST_SECONDS)
+            filming.cancel()
             socket.transport.abort()
             await asyncio.sleep(FREED_SECONDS)
 
     await asyncio.gather(*(one(number) for number in range(count)))
+
+
+async def _stay(socket: websockets.ClientConnection, number: int) -> None:
+    """Until the first message, a second later, or until the first painted frame: by the viewer's number."""
+    async for message in socket:
+        if number % 3 == 0 or isinstance(message, bytes):
+            return
+        if number % 3 == 1:
+            await asyncio.sleep(1.0)
+            return
 
 
 async def _there(service: Service) -> dict[str, float]:

@@ -28,6 +28,9 @@ logger = logging.getLogger(__name__)
 TICK = 0.25
 """Seconds between looks at what time has brought."""
 
+LOADING_PATIENCE = 10.0
+"""Seconds that `stop` waits for a model that is still loading."""
+
 INTAKE_THREADS = 2
 FILMING = "personalive-virtual-camera"
 
@@ -56,6 +59,7 @@ class Service:
         self._load = load
         self._sessions: Sessions | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._loading: threading.Thread | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._running: set[asyncio.Task[None]] = set()
         self._stopped = False
@@ -64,7 +68,8 @@ class Service:
         """Begins to load the model, in the background."""
         if self._loop is None:
             self._loop = asyncio.get_running_loop()
-            threading.Thread(target=self._load_model, name="personalive-loading", daemon=True).start()
+            self._loading = threading.Thread(target=self._load_model, name="personalive-loading", daemon=True)
+            self._loading.start()
 
     async def stop(self) -> None:
         """Ends all sessions, connections and threads."""
@@ -78,6 +83,8 @@ class Service:
                 task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
         self.threads.shutdown(wait=False, cancel_futures=True)
+        if self._loading is not None:  # a process that ends while torch works would crash
+            await asyncio.to_thread(self._loading.join, LOADING_PATIENCE)
 
     @property
     def sessions(self) -> Sessions:
@@ -117,7 +124,7 @@ class Service:
     def _load_model(self) -> None:
         try:
             model = self._load(self._tell)
-            throughput = warm_up(model)
+            throughput = warm_up(model, lambda: self._stopped)
         except PersonaLiveError as error:
             self.failure = str(error)
             logger.error("the model cannot be used: %s", error)
@@ -156,8 +163,11 @@ class Service:
             await asyncio.sleep(TICK)
 
 
-def warm_up(model: Model) -> Throughput:
-    """Steps one stream through its window and a little further, so that throughput is known before anybody comes."""
+def warm_up(model: Model, stopped: Callable[[], bool]) -> Throughput:
+    """Steps one stream through its window and a little further, so that throughput is known before anybody comes.
+
+    Unless it is `stopped`: then nothing is known.
+    """
     config = model.config
     throughput = Throughput(config.stream.chunk_frames)
     picture = np.random.default_rng(0).integers(0, 256, (config.image_size, config.image_size, 3), dtype=np.uint8)
@@ -169,5 +179,7 @@ def warm_up(model: Model) -> Throughput:
         began = time.perf_counter()
         model.step([stream])
         seconds.append(time.perf_counter() - began)
+        if stopped():
+            return throughput
     throughput.record(min(seconds[config.stream.levels :]), 1)
     return throughput

@@ -35,6 +35,7 @@ class Answer(BaseModel):
 
     type: Literal["answer"] = "answer"
     sdp: str
+    ai_generated: bool = True
 
 
 @router.post("/api/sessions/{session}/offer")
@@ -94,7 +95,7 @@ async def _created(request: Request, service: Service, live: Live, offer: str, k
     sdp, name = await _connect(service, live, offer)
     root = request.scope.get("root_path", "")
     place = f"{root}/{kind}/{live.session.identity}/{name}"
-    return Response(sdp, 201, {"location": place}, media_type=SDP)
+    return Response(sdp, 201, {"location": place, "x-ai-generated": "true"}, media_type=SDP)
 
 
 async def _connect(service: Service, live: Live, offer: str) -> tuple[str, str]:
