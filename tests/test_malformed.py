@@ -190,6 +190,12 @@ def test_who_only_talks_nonsense_is_hung_up_on(server: Running, client: httpx.Cl
     assert 40 < sum("a frame is 8 bytes" in str(message) for message in heard) < 100
 
 
+def hang_up(live: Live) -> None:
+    """Ends all its WebRTC connections."""
+    for peer in list(live.connections.values()):
+        peer.leave()
+
+
 def good_offers() -> list[str]:
     """Offers that would do: of the page's kind, of one that only plays, and as ffmpeg writes them."""
 
@@ -233,7 +239,7 @@ def test_malformed_offers(server: Running, client: httpx.Client, other: Bystande
             answer = client.post(way, content=body, headers={"content-type": "application/sdp"})
         check_answer(answer)
         taken += answer.is_success
-        server.call(lambda: [peer.leave() for peer in live.connections.values()])
+        server.call(lambda: hang_up(live))
         if way == "/whip/made-for-it" and answer.is_success:
             assert client.delete("/api/sessions/made-for-it").status_code == 204
         until(lambda: (live.drivers, live.connections, live.screen.watchers) == (1, {}, 0))
@@ -248,5 +254,5 @@ def test_malformed_offers(server: Running, client: httpx.Client, other: Bystande
         for sdp in good:
             answer = client.post(ways[0], json={"type": "offer", "sdp": sdp})
             assert answer.status_code == 200, answer.text
-            server.call(lambda: [peer.leave() for peer in live.connections.values()])
+            server.call(lambda: hang_up(live))
             until(lambda: not live.connections)

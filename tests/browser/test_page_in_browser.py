@@ -126,7 +126,7 @@ def test_the_view_page_plays_over_whep(browser: Browser) -> None:
     with running(FakeModel()) as server, bystander(server) as viewer:
         page.goto(f"http://{server.address}/view/{viewer.session}")
         expect(page.locator("#view-video")).to_be_visible(timeout=PATIENCE)
-        page.wait_for_function("document.querySelector('#view-video').currentTime > 0.5", timeout=PATIENCE)
+        page.wait_for_function("() => document.querySelector('#view-video').currentTime > 0.5", timeout=PATIENCE)
         live = server.call(lambda: server.service.sessions.get(viewer.session))
         assert (len(live.connections), live.drivers) == (1, 1), "a WebRTC connection that only plays"
         viewer.assert_undisturbed()

@@ -18,6 +18,7 @@ import urllib.error
 import urllib.request
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -39,6 +40,9 @@ from personalive.server.worker import Model
 CAMERA_RATE = 30.0
 Result = TypeVar("Result")
 STAMP = struct.Struct(">d")
+
+_ASKING = ThreadPoolExecutor(32, thread_name_prefix="personalive-bench")
+"""For the viewers' requests: on the loop's own threads they would wait for the server, which needs those to answer."""
 
 
 @dataclass
@@ -200,13 +204,17 @@ def _jpeg(pixels: Pixels, side: int) -> bytes:
 
 async def open_session(address: str) -> str:
     """A session of the first built-in portrait."""
-    return str((await asyncio.to_thread(_ask, "POST", f"http://{address}/api/sessions", b"{}"))["session"])
+    return str((await _asked("POST", f"http://{address}/api/sessions", b"{}"))["session"])
 
 
 async def close_session(address: str, session: str) -> None:
     """Ends it; it may have ended by itself."""
     with suppress(urllib.error.HTTPError):
-        await asyncio.to_thread(_ask, "DELETE", f"http://{address}/api/sessions/{session}")
+        await _asked("DELETE", f"http://{address}/api/sessions/{session}")
+
+
+async def _asked(method: str, address: str, body: bytes | None = None) -> dict[str, Any]:
+    return await asyncio.get_running_loop().run_in_executor(_ASKING, _ask, method, address, body)
 
 
 def _ask(method: str, address: str, body: bytes | None = None) -> dict[str, Any]:

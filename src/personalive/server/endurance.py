@@ -69,16 +69,19 @@ async def memory(model: Model, seconds: float) -> list[float]:
         # What was seen is not kept: it would be memory that grows.
         seen = Seen(deque(maxlen=1), deque(maxlen=1), deque(maxlen=1))
         viewing = asyncio.create_task(view(address, clip, seconds, seen=seen))
-        for _ in range(10):
-            await asyncio.sleep(seconds / 10)
-            found.append(_resident(service))
-        await viewing
+        try:
+            for _ in range(10):
+                await asyncio.sleep(seconds / 10)
+                found.append(_resident(service))
+            await viewing
+        finally:
+            viewing.cancel()
     return found
 
 
 @dataclass(frozen=True)
 class Left:
-    """What there is more than before: sessions, those of the worker, tasks, threads, open files, resident megabytes."""
+    """What there is, or is more than before: sessions, the worker's, tasks, threads, open files, resident megabytes."""
 
     sessions: int
     worker_sessions: int
@@ -96,11 +99,13 @@ async def disconnects(model: Model, count: int) -> Left:
     clip = load_clip()
     async with serving(model, 2 * AT_ONCE) as (address, service):
         await _come_and_vanish(address, clip, AT_ONCE)
-        before = await _there(service)
+        before = _there(service)
         await _come_and_vanish(address, clip, count)
-        after = await _there(service)
-    grown = [after[name] - before[name] for name in Left.__dataclass_fields__]
-    return Left(*(int(number) for number in grown[:-1]), grown[-1])
+        after = _there(service)
+    return Left(
+        after.sessions - before.sessions, after.worker_sessions - before.worker_sessions, after.tasks - before.tasks,
+        after.threads - before.threads, after.files - before.files, after.megabytes - before.megabytes,
+    )  # fmt: skip
 
 
 async def _come_and_vanish(address: str, clip: Sequence[bytes], count: int) -> None:
@@ -131,18 +136,18 @@ async def _stay(socket: websockets.ClientConnection, number: int) -> None:
             return
 
 
-async def _there(service: Service) -> dict[str, float]:
-    """What there is now, by the names of `Left`."""
+def _there(service: Service) -> Left:
+    """What there is now."""
     gc.collect()
     files = Path("/proc/self/fd")
-    return {
-        "sessions": len(service.sessions),
-        "worker_sessions": len(service.sessions.worker),
-        "tasks": len(asyncio.all_tasks()),
-        "threads": threading.active_count(),
-        "files": len(list(files.iterdir())) if files.is_dir() else 0,
-        "megabytes": _resident(service),
-    }
+    return Left(
+        sessions=len(service.sessions),
+        worker_sessions=len(service.sessions.worker),
+        tasks=len(asyncio.all_tasks()),
+        threads=threading.active_count(),
+        files=len(list(files.iterdir())) if files.is_dir() else 0,
+        megabytes=_resident(service),
+    )
 
 
 def _resident(service: Service) -> float:
