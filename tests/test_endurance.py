@@ -43,9 +43,9 @@ def test_what_stays_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_overload_is_measured() -> None:
     found = asyncio.run(endurance.overload(FakeModel(), 6.0))
-    assert found.sent >= 60
-    assert 400 < found.first < 6000, "a window of 16 frames at 30 a second"
-    assert 400 < found.last < 6000
+    assert (found.sent, found.sustained) == (60, 30)
+    assert found.first > 400, "a window of 16 frames at 30 a second"
+    assert found.last > 400
 
 
 def test_the_other_runs_say_what_they_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -58,7 +58,7 @@ def test_the_other_runs_say_what_they_found(tmp_path: Path, capsys: pytest.Captu
         r"median delay (?:\d+|nan) ms at first, (?:\d+|nan) ms at the end; \d+ dropped late", overload,
     )  # fmt: skip
     assert found, overload
-    assert int(found[1]) >= max(60, round(2 * float(found[2])) - 1)
+    assert int(found[1]) >= 2 * float(found[2])
     assert re.fullmatch(r"memory, 0.02 min, MB after each tenth: \d+(, \d+){9}", memory)
     assert re.fullmatch(r"from the first tenth to the end: [+-][\d.]+ %", change)
 

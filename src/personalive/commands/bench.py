@@ -18,7 +18,7 @@ def bench_live(
     seconds: Annotated[float, typer.Option(help="Length of a run, after its first settling.")] = 30.0,
     settle: Annotated[float, typer.Option(help="Seconds at a run's start that do not count.")] = 10.0,
     overload: Annotated[
-        float, typer.Option(help="Instead: so many minutes of twice what is sustained; delay must not grow.")
+        float, typer.Option(help="Instead: so many minutes of 60 frames/s; the delay must not grow.")
     ] = 0.0,
     memory: Annotated[float, typer.Option(help="Instead: so many minutes of streaming; memory must stay flat.")] = 0.0,
     disconnects: Annotated[int, typer.Option(help="Instead: so many abrupt disconnects; nothing may stay.")] = 0,
