@@ -25,7 +25,7 @@ from personalive.acceleration.compile import compile_window
 from personalive.acceleration.memory import make_plan
 from personalive.acceleration.shapes import Shapes
 from personalive.config import ModelConfig, override
-from personalive.contracts import MotionSignals, Networks, ReferenceFeatures
+from personalive.contracts import Keyframes, MotionSignals, Networks, ReferenceFeatures
 from personalive.evaluation.bench import BenchReport, bench
 from personalive.streaming import engine
 from personalive.streaming.state import map_tensors
@@ -76,7 +76,7 @@ def frames_of(networks: Networks, keyframes: int, inputs: tuple[Any, ...]) -> Te
 
     shown: ReferenceFeatures = map_tensors(fitting, reference)
     driven: MotionSignals = map_tensors(fitting, window)
-    kept = map_tensors(fitting, slots) if keyframes else None
+    kept = Keyframes(map_tensors(fitting, slots.key_values), slots.used) if keyframes else None
     clean = engine.denoise(networks, shown, latents.to(parameter.device), driven, kept)
     chunk = clean[0, : networks.config.stream.chunk_frames]
     return networks.autoencoder.decode(chunk.to(parameter.dtype)).float().cpu()

@@ -14,7 +14,7 @@ from command import Command, save_toy
 from personalive.acceleration import export
 from personalive.acceleration.compile import compile_window
 from personalive.acceleration.shapes import Shapes
-from personalive.acceleration.swap import SwappedUNet, WindowPass, append, own_unet, slots_in_use, swap
+from personalive.acceleration.swap import SwappedUNet, append, own_unet, slots_in_use, swap
 from personalive.contracts import Keyframes, KeyValues, MotionSignals, Networks
 from personalive.errors import ConfigError, OutputError, WeightsError
 from personalive.pipeline import PersonaLive
@@ -55,7 +55,7 @@ def test_the_loop_never_notices_and_every_keyframe_is_seen() -> None:
 def test_a_pass_for_other_keyframes_is_not_called() -> None:
     networks = toy_networks(**TAU)
     counting = Counting(networks)
-    frames(swap(networks, counting, frozenset({2})))
+    frames(swap(networks, {2: counting}))
     assert counting.calls == [2]
 
 
@@ -160,37 +160,9 @@ def test_the_flat_window_is_the_window() -> None:
         export.example(networks, 4)
 
 
-def test_onnx_computes_the_same(tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
-    pytest.importorskip("onnxruntime")
-    networks = toy_networks(**TAU)
-    path = export.export_onnx(networks, tmp_path / "window.onnx", keyframes=2)
-    assert [file.name for file in tmp_path.iterdir()] == ["window.onnx"]
-    other = export.use_onnx(networks, path, keyframes=2)
-    flat, expected = inputs_and_result(networks, 2)
-    counting = Counting(networks)
-    got = run_of(other)(flat[0], flat[1], flat[2], MotionSignals(flat[3], flat[4]), shared_of(flat))
-    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
-    assert np.abs(frames(other).astype(int) - frames(swap(networks, counting))).max() <= 1
-    assert 2 in counting.calls  # the step that the file was made for did happen
-
-
-def run_of(networks: Networks) -> WindowPass:
-    unet: torch.nn.Module = networks.denoising_unet
-    assert isinstance(unet, SwappedUNet)
-    return unet._run
-
-
 def shared_of(flat: tuple[torch.Tensor, ...]) -> KeyValues:
     blocks = (len(flat) - 5) // 2
     return KeyValues(flat[5 : 5 + blocks], flat[5 + blocks :])
-
-
-def test_an_onnx_file_that_is_none(tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    (tmp_path / "window.onnx").write_bytes(b"nothing")
-    with pytest.raises(WeightsError, match="is no ONNX file"):
-        export.use_onnx(toy_networks(), tmp_path / "window.onnx")
 
 
 def test_a_package_that_is_none(tmp_path: Path) -> None:

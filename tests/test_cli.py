@@ -94,7 +94,7 @@ def test_animate_passes_every_option_on(command: Command, monkeypatch: pytest.Mo
         return "the job"
 
     def load_model(name: str, device: str, dtype: torch.dtype | None, memory: str, *more: object) -> None:
-        asked.append((name, device, dtype, memory, more[0]))
+        asked.append((name, device, dtype, memory, *more[:2]))
         raise InputError("far enough")
 
     monkeypatch.setattr(animate, "prepare", prepare)
@@ -103,16 +103,19 @@ def test_animate_passes_every_option_on(command: Command, monkeypatch: pytest.Mo
         "animate", "ada", "builtin", "-o", "x.gif", "--model", "m", "--device", "cpu", "--seed", "7",
         "--max-frames", "9", "--crop", "none", "--face", "1", "--driver-face", "2", "--side-by-side",
         "--rotation-gain", "0.5", "--translation-gain", "0.25", "--scale-gain", "1.5", "--no-overwrite",
-        "--precision", "float16", "--memory", "8GB", "--decoder", "taesd",
+        "--precision", "float16", "--memory", "8GB", "--decoder", "taesd", "--runtime", "compile",
     )  # fmt: skip
     assert ended.err == "error: far enough\n"
     assert asked == [
         ("ada", "builtin", Path("x.gif"), AnimateOptions(7, 9, "none", 1, 2, True, 0.5, 0.25, 1.5, False)),
-        ("m", "cpu", torch.float16, "8GB", "taesd"),
+        ("m", "cpu", torch.float16, "8GB", "taesd", "compile"),
     ]
     asked.clear()
     command("animate", "a.png", "b.mp4")
-    assert asked == [("a.png", "b.mp4", Path("animated.mp4"), AnimateOptions()), ("mini", "auto", None, "auto", "vae")]
+    assert asked == [
+        ("a.png", "b.mp4", Path("animated.mp4"), AnimateOptions()),
+        ("mini", "auto", None, "auto", "vae", "eager"),
+    ]
 
 
 def test_wrong_usage_ends_with_2(command: Command) -> None:

@@ -15,10 +15,12 @@ from torch import Tensor
 from personalive.config import StreamConfig
 from personalive.contracts import Keyframes, KeyValues, MotionSignals, Networks
 from personalive.models.denoising_unet import DenoisingUNet
+from personalive.motion import signals
 from personalive.streaming import engine
 from personalive.streaming import keyframes as memory
 from personalive.streaming.schedule import Schedule
 from personalive.streaming.state import StreamState, batch, draw_noise, map_tensors, split, tensors
+from personalive.weights.load import build_networks, modules
 from toy import random_signals, reference, started, toy_networks
 
 
@@ -214,6 +216,31 @@ def test_no_keyframe_before_its_time_or_within_tau() -> None:
     strict = toy_networks(stream__tau=1e6, stream__keyframes_from_step=0)
     state, _ = run(strict, started(strict), 4)
     assert not state.keyframes.used.any()
+
+
+@pytest.mark.parametrize(("steps", "used", "asks"), [(100, True, False), (3, False, False), (100, False, True)])
+@torch.no_grad()
+def test_nothing_waits_for_the_device(steps: int, used: bool, asks: bool) -> None:
+    """On the meta device, where every look at a value is an error: only a free slot, late enough, makes a step look."""
+    config = toy_networks().config
+    networks = build_networks(config, "meta")
+    for module in modules(networks).values():
+        module.to("meta")
+    state = started(toy_networks()).to("meta")
+    keyframes = dataclasses.replace(state.keyframes, used=torch.full_like(state.keyframes.used, used))
+    state = dataclasses.replace(state, keyframes=keyframes, steps=torch.full_like(state.steps, steps))
+    pictures = torch.empty(config.stream.chunk_frames, 3, config.image_size, config.image_size, device="meta")
+    seen = signals.observe(networks, pictures)
+    driving = signals.drive(networks, seen[0:1], seen[0:1], seen)
+    if asks:
+        with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+            engine.step(networks, state, driving)
+        return
+    after, clean = engine.step(networks, state, driving)
+    assert networks.autoencoder.decode(clean[0]).shape == (4, 3, 32, 32)
+    assert {clean.device.type, after.latents.device.type, after.bank.device.type} == {"meta"}
+    host = (after.keyframes.used, after.admitted, after.seeds, after.steps)
+    assert {tensor.device.type for tensor in host} == {"cpu"}
 
 
 @given(st.integers(1, 4), st.integers(1, 3), st.integers(0, 2**31))

@@ -80,7 +80,7 @@ class ReferenceFeatures:
 class Keyframes:
     """Remembered frames of each session: slots of projected features and which of them are in use.
 
-    key_values: (B, S, heads, n, head_dim) each; used (B, S) bool. S is `StreamConfig.keyframes`, fixed.
+    key_values: (B, S, heads, n, head_dim) each; used (B, S) bool, on the CPU. S is `StreamConfig.keyframes`, fixed.
     """
 
     key_values: KeyValues

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from personalive.acceleration import offload
+from personalive.acceleration.choice import EAGER, check_runtime, choose_runtime
 from personalive.acceleration.decoder import swap_decoder
 from personalive.acceleration.memory import fit
 from personalive.animate import DEFAULT_OUTPUT, AnimatedVideo, AnimateOptions, animate, prepare
@@ -27,7 +28,7 @@ from personalive.media.frames import Pixels
 from personalive.motion.keypoints import MotionGains
 from personalive.stream import Stream as Stream
 from personalive.stream import step_together
-from personalive.weights.find import find
+from personalive.weights.find import find, home
 from personalive.weights.tiny import OWN, find_decoder, load_tiny_decoder
 
 logger = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class PersonaLive:
         dtype: torch.dtype | None = None,
         memory: str = "auto",
         decoder: str = OWN,
+        runtime: str = EAGER,
         tell: Callable[[str], object] = logger.info,
     ) -> PersonaLive:
         """A model by any name that `weights.find` knows: built-in, "official", file, folder, hub id.
@@ -55,9 +57,11 @@ class PersonaLive:
         default float32, and float16 for a large model on a GPU. memory: what may leave the GPU at times, of a large
         model ("24GB": nothing; "12GB", "8GB"; "auto": as little as fits); its plan goes to `tell` before it is loaded.
         decoder: "vae", the model's own; "taesd", the tiny one (`personalive download taesd`); or a file of its kind.
+        runtime: what computes the denoising UNet: "eager", "compile", or on a CPU "onnxruntime" or "openvino".
         Raises WeightsError for a checkpoint that cannot be used, and ConfigError for a device that is not there or has
         not enough memory.
         """
+        check_runtime(runtime)
         place, model = choose_device(device), find(name_or_path)
         other = find_decoder(decoder, model.config.autoencoder, Path(name_or_path))
         fitted = fit(model.config, model.size, place, dtype, memory, tell)
@@ -66,7 +70,7 @@ class PersonaLive:
             offload.apply(networks, fitted.policy, place)
         if other is not None:
             networks = swap_decoder(networks, load_tiny_decoder(other, place, fitted.dtype))
-        return cls(networks)
+        return cls(choose_runtime(networks, runtime, home() / "windows", tell))
 
     @property
     def config(self) -> ModelConfig:

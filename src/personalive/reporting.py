@@ -30,6 +30,8 @@ _EXTRAS = {
     **dict.fromkeys(_SERVER, "server"),
     **dict.fromkeys(("moderngl", "scipy"), "render"),
     **dict.fromkeys(("onnx", "onnxscript", "onnxruntime"), "export"),
+    "openvino": "openvino",
+    "tensorrt": "tensorrt",
     "pyvirtualcam": "virtualcam",
 }
 

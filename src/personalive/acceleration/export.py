@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from personalive.acceleration.runtimes import FlatRun, open_onnx
 from personalive.acceleration.shapes import Shapes
-from personalive.acceleration.swap import append, own_unet, swap
+from personalive.acceleration.swap import WindowPass, append, own_unet, swap
 from personalive.contracts import KeyValues, MotionSignals, Networks
 from personalive.errors import ConfigError, OutputError, WeightsError
 from personalive.models.denoising_unet import DenoisingUNet
@@ -84,7 +84,7 @@ def export_onnx(networks: Networks, path: str | Path, keyframes: int = 0) -> Pat
     )
     assert program is not None
     large = sum(p.numel() * p.element_size() for p in own_unet(networks).parameters()) > 2**31 - 2**24
-    return _in_place(path, lambda temporary: program.save(str(temporary), external_data=large))
+    return in_place(path, lambda temporary: program.save(str(temporary), external_data=large))
 
 
 def use_onnx(networks: Networks, path: str | Path, keyframes: int = 0, providers: Sequence[str] = ()) -> Networks:
@@ -93,21 +93,7 @@ def use_onnx(networks: Networks, path: str | Path, keyframes: int = 0, providers
     Raises:
         WeightsError: the file cannot be read.
     """
-    import onnxruntime
-
-    chosen = list(providers) or ["CPUExecutionProvider"]
-    try:
-        session = onnxruntime.InferenceSession(str(path), providers=chosen)
-    except Exception as error:  # onnxruntime's errors have no common type of their own
-        raise WeightsError(f"{path} is no ONNX file of a window pass: export it again") from error
-    names = [known.name for known in session.get_inputs()]
-
-    def run(*flat: Tensor) -> Tensor:
-        given = dict(zip(input_names(networks), (np.asarray(tensor.cpu()) for tensor in flat), strict=True))
-        (prediction,) = session.run([OUTPUT], {name: given[name] for name in names})
-        return torch.from_numpy(prediction).to(flat[0])
-
-    return swap(networks, _unflattened(run), frozenset({keyframes}))
+    return swap(networks, {keyframes: unflattened(open_onnx(path, providers))})
 
 
 @torch.no_grad()
@@ -122,7 +108,7 @@ def export_package(networks: Networks, path: str | Path, keyframes: int = 0) -> 
         raise OutputError(f"{path}: a compiled package ends in .pt2")
     program = torch.export.export(FlatWindow(own_unet(networks)).eval(), example(networks, keyframes), strict=False)
     compiler: Callable[..., str] = torch._inductor.aoti_compile_and_package
-    return _in_place(path, lambda temporary: compiler(program, package_path=str(temporary)))
+    return in_place(path, lambda temporary: compiler(program, package_path=str(temporary)))
 
 
 def use_package(networks: Networks, path: str | Path, keyframes: int = 0) -> Networks:
@@ -135,10 +121,10 @@ def use_package(networks: Networks, path: str | Path, keyframes: int = 0) -> Net
         loaded: Any = torch._inductor.aoti_load_package(str(path))
     except Exception as error:  # a damaged archive can fail anywhere in the reader
         raise WeightsError(f"{path} is no package of a window pass for this machine: export it again") from error
-    return swap(networks, _unflattened(loaded), frozenset({keyframes}))
+    return swap(networks, {keyframes: unflattened(loaded)})
 
 
-def _unflattened(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def unflattened(run: FlatRun) -> WindowPass:
     """A `WindowPass` from a callable of plain tensors."""
 
     def window(
@@ -149,7 +135,7 @@ def _unflattened(run: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return window
 
 
-def _in_place(path: Path, write: Callable[[Path], object]) -> Path:
+def in_place(path: Path, write: Callable[[Path], object]) -> Path:
     """What `write` writes under the same name in a folder of its own, moved when it is complete, companions first."""
     workshop = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -56,9 +56,7 @@ class Shapes:
             return tuple(part[:, None].repeat(1, slots, 1, 1, 1) for part in parts)
 
         key_values = KeyValues(fill(reference.key_values.keys), fill(reference.key_values.values))
-        # Which slots are in use is asked, and meta tensors have no values.
-        used = torch.ones(1, slots, dtype=torch.bool, device="cpu" if self.device == "meta" else self.device)
-        return reference, Keyframes(key_values, used)
+        return reference, Keyframes(key_values, torch.ones(1, slots, dtype=torch.bool))
 
 
 def stages_of(

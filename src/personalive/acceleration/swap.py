@@ -7,6 +7,7 @@ so that its shapes are fixed by their number alone and no mask is needed.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Protocol, cast
 
 import torch
@@ -37,14 +38,13 @@ class SwappedUNet(nn.Module):
     modules) goes the UNet's own way.
     """
 
-    def __init__(self, unet: DenoisingUNet, run: WindowPass, keyframe_counts: frozenset[int] | None = None) -> None:
-        """keyframe_counts: how many keyframes `run` can take; None: any number."""
+    def __init__(self, unet: DenoisingUNet, run: WindowPass | Mapping[int, WindowPass]) -> None:
+        """run: one pass for any number of keyframes, or one for each of some numbers."""
         super().__init__()
         self.unet = unet
         self.config = unet.config
         self.project = unet.project
         self._run = run
-        self._counts = keyframe_counts
 
     def forward(
         self,
@@ -59,19 +59,19 @@ class SwappedUNet(nn.Module):
     ) -> Tensor:
         """See `DenoisingUNet.forward`."""
         slots = slots_in_use(keyframes)
-        fits = slots is not None and (self._counts is None or len(slots) in self._counts)
-        if slots is None or not fits or chunk_frames is not None or not temporal or torch.is_grad_enabled():
+        run = None if slots is None else self._run.get(len(slots)) if isinstance(self._run, Mapping) else self._run
+        if slots is None or run is None or chunk_frames is not None or not temporal or torch.is_grad_enabled():
             own: Tensor = self.unet(
                 latents, timesteps, image_token, signals, reference, keyframes, chunk_frames, temporal
             )
             return own
-        return self._run(latents, timesteps, image_token, signals, append(reference, keyframes, slots))
+        return run(latents, timesteps, image_token, signals, append(reference, keyframes, slots))
 
 
-def swap(networks: Networks, run: WindowPass, keyframe_counts: frozenset[int] | None = None) -> Networks:
-    """The networks with another window pass. The others are shared."""
+def swap(networks: Networks, run: WindowPass | Mapping[int, WindowPass]) -> Networks:
+    """The networks with another window pass, or another for each of some numbers of keyframes. The rest is shared."""
     unet = own_unet(networks)
-    return dataclasses.replace(networks, denoising_unet=cast(DenoisingUNet, SwappedUNet(unet, run, keyframe_counts)))
+    return dataclasses.replace(networks, denoising_unet=cast(DenoisingUNet, SwappedUNet(unet, run)))
 
 
 def own_unet(networks: Networks) -> DenoisingUNet:

@@ -30,6 +30,9 @@ def animate_portrait(
     precision: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
     memory: Annotated[str, typer.Option(help="For large models: auto, or the GPU's size: 24GB, 12GB, 8GB.")] = "auto",
     decoder: Annotated[str, typer.Option(help="vae (the model's own), taesd (tiny, downloaded), or a file.")] = "vae",
+    runtime: Annotated[
+        str, typer.Option(help="What computes the UNet: eager, compile; on a CPU also onnxruntime, openvino.")
+    ] = "eager",
     seed: Annotated[int, typer.Option(help="Equal seeds give equal videos.")] = 0,
     max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
     crop: Annotated[
@@ -63,7 +66,7 @@ def animate_portrait(
 
     dtype = precision_named(precision)
     tell = lambda line: typer.echo(line, err=True)  # noqa: E731
-    networks = PersonaLive.from_pretrained(model, device, dtype, memory, decoder, tell)
+    networks = PersonaLive.from_pretrained(model, device, dtype, memory, decoder, runtime, tell)
     with progress_bar("animating") as progress:
         done = animate(networks, job, progress)
     typer.echo(

@@ -25,6 +25,12 @@ def serve_live(
     decoder: Annotated[
         str | None, typer.Option(help="vae (the model's own), taesd (tiny, downloaded), or a file [default: vae].")
     ] = None,
+    runtime: Annotated[
+        str | None,
+        typer.Option(
+            help="What computes the UNet: eager, compile; on a CPU also onnxruntime, openvino [default: eager]."
+        ),
+    ] = None,
     token: Annotated[str | None, typer.Option(help="What clients must show; made up where needed and not set.")] = None,
     max_sessions: Annotated[
         int | None, typer.Option(help="How many sessions at most [default: as many as can have --rate, as measured].")
@@ -49,7 +55,7 @@ def serve_live(
 
     flags = {
         "host": host, "port": port, "model": model, "device": device, "decoder": decoder,
-        "token": token, "max_sessions": max_sessions,
+        "runtime": runtime, "token": token, "max_sessions": max_sessions,
         "rate": rate, "badge": badge, "virtual_camera": virtual_camera,
     }  # fmt: skip
     chosen = with_token(load_settings(flags, settings))

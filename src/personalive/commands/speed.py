@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from personalive.errors import ConfigError
 from personalive.reporting import reported
+
+if TYPE_CHECKING:
+    import torch
+
+    from personalive.contracts import Networks
 
 SIZES = ("official", "mini", "small", "toy")
 
@@ -25,7 +31,9 @@ def measure_speed(
     chunks: Annotated[int, typer.Option(help="How many are measured.")] = 10,
     image_size: Annotated[int | None, typer.Option(help="With --random: another side of the pictures.")] = None,
     decoder: Annotated[str, typer.Option(help="vae (the model's own), taesd (tiny), or a file.")] = "vae",
-    compiled: Annotated[bool, typer.Option("--compile", help="Compile the window's UNet pass first.")] = False,
+    runtime: Annotated[
+        str, typer.Option(help="What computes the UNet: eager, compile; on a CPU also onnxruntime, openvino.")
+    ] = "eager",
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
     """Measure a stream of one session: milliseconds of each stage, frames/s, memory, operations.
@@ -36,43 +44,46 @@ def measure_speed(
         raise ConfigError(f"there is no size {random!r}; choose one of {', '.join(SIZES)}")
     if not 0 <= keyframes <= 8 or chunks < 1:
         raise ConfigError("--keyframes is from 0 to 8, and --chunks at least 1")
-    import torch
-
-    from personalive import config as configs
     from personalive.device import choose_device, precision_named
     from personalive.evaluation.bench import bench
 
-    dtype, note = precision_named(precision), ""
+    dtype = precision_named(precision)
     if random is None:
         from personalive.pipeline import PersonaLive
 
-        tell = lambda line: typer.echo(line, err=True)  # noqa: E731
-        networks = PersonaLive.from_pretrained(_path_or_name(model), device, dtype, decoder=decoder, tell=tell).networks
+        networks = PersonaLive.from_pretrained(
+            model, device, dtype, decoder=decoder, runtime=runtime, tell=_tell
+        ).networks
     else:
-        from personalive.weights.load import build_networks
-
-        place = choose_device(device)
-        sizes: Any = getattr(configs, random.upper())
-        if image_size is not None:
-            sizes = configs.override(sizes, {"image_size": image_size})
-        half = random == "official" and place.type == "cuda"
-        networks = build_networks(sizes, place, dtype or (torch.float16 if half else torch.float32))
-        note = "random weights"
-        if decoder == "taesd":
-            from personalive.acceleration.decoder import random_tiny_decoder
-
-            networks = random_tiny_decoder(networks)
-        elif decoder != "vae":
-            raise ConfigError("with --random, --decoder is vae or taesd")
-    if decoder != "vae":
-        note = ", ".join(filter(None, [note, f"decoder {decoder}"]))
-    if compiled:
-        from personalive.acceleration.compile import compile_window
-
-        networks, note = compile_window(networks), ", ".join(filter(None, [note, "compiled"]))
-    report = bench(networks, keyframes, chunks, note=note)
+        networks = _random(random, choose_device(device), dtype, image_size, decoder, runtime)
+    said = (random and "random weights", decoder != "vae" and f"decoder {decoder}", runtime != "eager" and runtime)
+    report = bench(networks, keyframes, chunks, note=", ".join(str(part) for part in said if part))
     typer.echo(report.to_json() if as_json else report.to_table())
 
 
-def _path_or_name(model: str) -> str | Path:
-    return model
+def _random(
+    size: str, place: torch.device, dtype: torch.dtype | None, image_size: int | None, decoder: str, runtime: str
+) -> Networks:
+    """Networks with random weights. Their files for other runtimes are of no use later."""
+    import torch
+
+    from personalive import config as configs
+    from personalive.acceleration.choice import choose_runtime
+    from personalive.acceleration.decoder import random_tiny_decoder
+    from personalive.weights.load import build_networks
+
+    if decoder not in ("vae", "taesd"):
+        raise ConfigError("with --random, --decoder is vae or taesd")
+    config: Any = getattr(configs, size.upper())
+    if image_size is not None:
+        config = configs.override(config, {"image_size": image_size})
+    half = size == "official" and place.type == "cuda"
+    networks = build_networks(config, place, dtype or (torch.float16 if half else torch.float32))
+    if decoder == "taesd":
+        networks = random_tiny_decoder(networks)
+    with tempfile.TemporaryDirectory() as folder:
+        return choose_runtime(networks, runtime, Path(folder), _tell)
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)

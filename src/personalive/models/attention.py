@@ -81,7 +81,7 @@ def _append_slots(own: Tensor, slots: Tensor, chosen: list[int]) -> Tensor:
 def _slot_mask(used: Tensor, key: Tensor) -> Tensor:
     """Bool (B, S) -> (B, 1, 1, (1 + S) * n): 0 for the reference and used slots, -inf for the others."""
     n = key.shape[2]
-    unused = functional.pad(~used, (1, 0)).repeat_interleave(n, dim=1)  # (B, 1 + S) -> (B, (1 + S) * n)
+    unused = functional.pad(~used.to(key.device), (1, 0)).repeat_interleave(n, dim=1)  # (B, 1 + S) -> (B, (1 + S) * n)
     mask = torch.zeros(unused.shape, dtype=key.dtype, device=key.device).masked_fill(unused, float("-inf"))
     return mask[:, None, None, :]
 

@@ -167,7 +167,9 @@ def _loader(pipeline: Model | None, settings: Settings) -> Callable[[Callable[[f
         from personalive.pipeline import PersonaLive  # brings torch with it
 
         tell(0.4)
-        return PersonaLive.from_pretrained(settings.model, settings.device, decoder=settings.decoder)
+        return PersonaLive.from_pretrained(
+            settings.model, settings.device, decoder=settings.decoder, runtime=settings.runtime
+        )
 
     return load
 

@@ -34,6 +34,9 @@ class Settings(BaseSettings):
     decoder: str = "vae"
     """The model's own, "taesd" (tiny), or a file."""
 
+    runtime: str = "eager"
+    """What computes the UNet: eager, compile; on a CPU also onnxruntime, openvino."""
+
     token: Annotated[str, Field(pattern=r"^[A-Za-z0-9._~-]{8,}$")] | None = None
     """What a client must show; needed on any address but loopback, where one is made if none is set."""
 

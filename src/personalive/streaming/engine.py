@@ -59,7 +59,7 @@ def start(
         seeds=seeds,
         steps=steps,
         distance=torch.full((sessions,), torch.inf, device=device),
-        admitted=torch.zeros(sessions, dtype=torch.bool, device=device),
+        admitted=torch.zeros(sessions, dtype=torch.bool),
     )
 
 
@@ -77,10 +77,12 @@ def step(
     window = MotionSignals(
         torch.cat([state.signals.motion, signals.motion], dim=1), torch.cat([state.signals.pose, signals.pose], dim=1)
     )
+    # Before the pass, for the answer comes from the device: there is nothing long to wait for yet.
+    distance, admitted = _decide(networks, state, window)
     remembered = state.keyframes if _any_keyframe(networks, state) else None
     latents = denoise(networks, state.reference, torch.cat([state.latents, newest], dim=1), window, remembered)
     clean, older = latents[:, :chunk], latents[:, chunk:]
-    distance, admitted, keyframes, bank = _remember(networks, state, window, clean)
+    keyframes, bank = _remember(networks, state, window, clean, admitted)
     new_state = StreamState(
         reference=state.reference,
         latents=older,
@@ -130,25 +132,31 @@ def _noised_reference(networks: Networks, state: StreamState, noise: Tensor | No
 
 
 def _any_keyframe(networks: Networks, state: StreamState) -> bool:
-    """Whether the UNet has to look at the keyframe slots; early steps know without asking the device."""
+    """Whether the UNet has to look at the keyframe slots."""
     config = networks.config.stream
     if config.keyframes == 0 or int(state.steps.max()) <= config.keyframes_from_step:
         return False
     return bool(state.keyframes.used.any())
 
 
+def _decide(networks: Networks, state: StreamState, window: MotionSignals) -> tuple[Tensor, Tensor]:
+    """Distance (B,) and admission (B,) of the first frame that this step will emit, from its motion alone.
+
+    The device is asked only where a frame could be admitted: never early in a stream, nor once all slots are in use.
+    """
+    used = state.keyframes.used
+    distance = memory.nearest_distance(state.bank, used, window.motion[:, 0])
+    return distance, memory.admission(networks.config.stream, used, distance, state.steps)
+
+
 def _remember(
-    networks: Networks, state: StreamState, window: MotionSignals, clean: Tensor
-) -> tuple[Tensor, Tensor, Keyframes, Tensor]:
-    """Distance (B,) and admission (B,) of the emitted chunk's first frame, keyframes and bank after it."""
-    config = networks.config.stream
-    keyframes, bank = state.keyframes, state.bank
-    distance = memory.nearest_distance(bank, keyframes.used, window.motion[:, 0])
-    admitted = memory.admission(config, keyframes.used, distance, state.steps)
-    if int(state.steps.max()) >= config.keyframes_from_step and bool(admitted.any()):
-        features = _keyframe_features(networks, state.reference, clean[:, 0], window.pose[:, 0])
-        keyframes, bank = memory.insert(keyframes, bank, features, window.motion[:, 0], admitted)
-    return distance, admitted, keyframes, bank
+    networks: Networks, state: StreamState, window: MotionSignals, clean: Tensor, admitted: Tensor
+) -> tuple[Keyframes, Tensor]:
+    """Keyframes and bank after the emitted chunk, whose first frame they take in where it was admitted."""
+    if not bool(admitted.any()):
+        return state.keyframes, state.bank
+    features = _keyframe_features(networks, state.reference, clean[:, 0], window.pose[:, 0])
+    return memory.insert(state.keyframes, state.bank, features, window.motion[:, 0], admitted)
 
 
 def _keyframe_features(networks: Networks, reference: ReferenceFeatures, latents: Tensor, pose: Tensor) -> KeyValues:

@@ -21,8 +21,7 @@ def empty(reference: KeyValues, slots: int) -> Keyframes:
     def room(features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(f.new_zeros(f.shape[0], slots, *f.shape[1:]) for f in features)
 
-    sessions, device = reference.keys[0].shape[0], reference.keys[0].device
-    used = torch.zeros(sessions, slots, dtype=torch.bool, device=device)
+    used = torch.zeros(reference.keys[0].shape[0], slots, dtype=torch.bool)
     return Keyframes(KeyValues(room(reference.keys), room(reference.values)), used)
 
 
@@ -33,19 +32,20 @@ def new_bank(reference_motion: Tensor, slots: int) -> Tensor:
 
 
 def nearest_distance(bank: Tensor, used: Tensor, motion: Tensor) -> Tensor:
-    """L2 distance of motion tokens (B, T, D) to the nearest entry in use: (B,) float32."""
+    """L2 distance of motion tokens (B, T, D) to the nearest entry in use: (B,) float32, on the bank's device."""
     gaps = bank.float() - motion.detach().float().flatten(1)[:, None]  # (B, 1 + S, T * D)
     distances = torch.linalg.vector_norm(gaps, dim=-1)
-    filled = torch.cat([used.new_ones(used.shape[0], 1), used], dim=1)  # the reference's entry always counts
+    filled = torch.cat([used.new_ones(used.shape[0], 1), used], dim=1).to(bank.device)  # the reference's always counts
     nearest: Tensor = distances.masked_fill(~filled, torch.inf).amin(dim=1)
     return nearest
 
 
 def admission(config: StreamConfig, used: Tensor, distance: Tensor, steps: Tensor) -> Tensor:
-    """Which sessions remember this step's frame, (B,) bool: late enough, strictly beyond tau, and a slot free."""
-    late = (steps >= config.keyframes_from_step).to(distance.device)
-    free: Tensor = ~used.all(dim=1)
-    return late & free & (distance > config.tau)
+    """Which sessions remember this step's frame, (B,) bool on the CPU: late enough, beyond tau, and a slot free."""
+    possible = (steps >= config.keyframes_from_step) & ~used.all(dim=1)
+    if not bool(possible.any()):  # known without waiting for the device
+        return possible
+    return possible & (distance > config.tau).cpu()
 
 
 def insert(
@@ -53,11 +53,13 @@ def insert(
 ) -> tuple[Keyframes, Tensor]:
     """Fill the first free slot of each admitted session, and its bank entry; others stay as they are.
 
-    features: projected, (B, heads, n, head_dim) each; motion (B, T, D); admitted (B,) bool, only where a slot is free.
+    features: projected, (B, heads, n, head_dim) each; motion (B, T, D); admitted (B,) bool on the CPU, true only where
+    a slot is free.
     """
     used = keyframes.used
     slots = torch.arange(used.shape[1], device=used.device)
-    target = admitted[:, None] & (slots == used.sum(dim=1, keepdim=True))  # (B, S)
+    chosen = admitted[:, None] & (slots == used.sum(dim=1, keepdim=True))  # (B, S)
+    target = chosen.to(bank.device)
 
     def fill(old: tuple[Tensor, ...], new: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(torch.where(target[:, :, None, None, None], n[:, None], o) for o, n in zip(old, new, strict=True))
@@ -65,6 +67,6 @@ def insert(
     key_values = KeyValues(
         fill(keyframes.key_values.keys, features.keys), fill(keyframes.key_values.values, features.values)
     )
-    entry = torch.cat([torch.zeros_like(admitted)[:, None], target], dim=1)  # (B, 1 + S): never the reference's
+    entry = torch.cat([torch.zeros_like(target[:, :1]), target], dim=1)  # (B, 1 + S): never the reference's
     bank = torch.where(entry[:, :, None], motion.detach().flatten(1)[:, None], bank)
-    return Keyframes(key_values, used | target), bank
+    return Keyframes(key_values, used | chosen), bank

@@ -24,7 +24,8 @@ class StreamState:
     reference: what the frames are painted from. latents (B, L, C, h, w) float32: the older chunks, oldest (at t=0)
     first. signals: motion (B, L, T, D) and pose (B, L, C, h, w) of those frames. keyframes: the slots, and bank
     (B, 1 + S, T * D): the reference's motion tokens, then those of the keyframe in each slot.
-    seeds, steps (B,) int64, always on the CPU: which noise comes next is a function of both.
+    seeds, steps (B,) int64: which noise comes next is a function of both. They, keyframes.used and admitted are always
+    on the CPU, so that no decision waits for a device.
     distance (B,) float32 and admitted (B,) bool tell of the latest step: how far the motion of the emitted chunk's
     first frame was from all that the bank held, and whether that frame became a keyframe (at the start: infinite, no).
     """
@@ -52,7 +53,10 @@ class StreamState:
     def to(self, device: torch.device | str) -> StreamState:
         """The same state on another device; it goes on with the same noise there."""
         moved = map_tensors(lambda tensor: tensor.to(device), self)
-        return dataclasses.replace(moved, seeds=self.seeds, steps=self.steps)
+        keyframes = dataclasses.replace(moved.keyframes, used=self.keyframes.used)
+        return dataclasses.replace(
+            moved, keyframes=keyframes, seeds=self.seeds, steps=self.steps, admitted=self.admitted
+        )
 
     def detach(self) -> StreamState:
         """The same values without their history: where training cuts the gradient through time."""
