@@ -22,6 +22,7 @@ from torch import Tensor
 from personalive import config as configs
 from personalive.acceleration import offload
 from personalive.acceleration.compile import compile_window
+from personalive.acceleration.decoder import random_tiny_decoder
 from personalive.acceleration.memory import make_plan
 from personalive.acceleration.shapes import Shapes
 from personalive.config import ModelConfig, override
@@ -39,6 +40,7 @@ ROWS: dict[str, tuple[torch.dtype, Change]] = {
     "fp16, decoder channels last": (torch.float16, lambda networks: channels_last(networks)),
     "fp16, compiled": (torch.float16, compile_window),
     "fp16, compiled, CUDA graphs": (torch.float16, lambda networks: compile_window(networks, "reduce-overhead")),
+    "fp16, compiled, tiny decoder": (torch.float16, lambda networks: random_tiny_decoder(compile_window(networks))),
     "fp16, 8GB preset": (torch.float16, lambda networks: small_card(networks)),
     "eager fp32": (torch.float32, lambda networks: networks),
 }

@@ -36,6 +36,7 @@ def on_path(networks: Networks, path: str) -> Networks:
         return choose_runtime(networks, path, home() / "windows", print)
     quantise = torch.ao.quantization.quantize_dynamic
     unet = quantise(copy.deepcopy(networks.denoising_unet), {nn.Linear}, torch.qint8)  # type: ignore[no-untyped-call]
+    unet.time_embedding = networks.denoising_unet.time_embedding  # it asks its layers for their precision
     return dataclasses.replace(networks, denoising_unet=unet)
 
 
