@@ -18,8 +18,9 @@ import typer
 from personalive import __version__
 from personalive.commands.animate import animate_portrait
 from personalive.commands.bench import bench_live
+from personalive.commands.compare import compare_variants
 from personalive.commands.convert import convert_weights
-from personalive.commands.data import assets, convert_obj_release, render
+from personalive.commands.data import assets, benchmark, convert_obj_release, render
 from personalive.commands.doctor import show_diagnosis
 from personalive.commands.download import download_weights
 from personalive.commands.evaluate import evaluate_videos
@@ -93,11 +94,13 @@ app.command("convert")(convert_weights)
 app.command("export")(export_window)
 app.command("doctor")(show_diagnosis)
 app.command("evaluate")(evaluate_videos)
+app.command("compare")(compare_variants)
 app.command("info")(show_info)
 app.command("train")(train_stage_or_export)
 bench_app.command("live")(bench_live)
 bench_app.command("speed")(measure_speed)
 data_app.command("render")(render)
+data_app.command("benchmark")(benchmark)
 data_app.command("prepare")(prepare)
 data_app.command("convert-obj")(convert_obj_release)
 data_app.command("assets")(assets)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from personalive.errors import ConfigError
-from personalive.reporting import STOPPED, give_up, reported, start_log
+from personalive.reporting import FAILED, STOPPED, give_up, progress_bar, reported, start_log
 
 _FaceModel = Annotated[
     Path | None, typer.Option("--face-model", help="The face model (.npz); default: $PERSONALIVE_FACE_MODEL.")
@@ -46,6 +46,36 @@ def render(
     except KeyboardInterrupt:
         give_up("stopped; complete shards are kept, the same command goes on", STOPPED)
     typer.echo(f"{output}: {people} people in {len(shards)} shards")
+
+
+@reported
+def benchmark(
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder for people, videos and cases.toml.")],
+    face_model: _FaceModel = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes at a time.")] = 2,
+) -> None:
+    """Rebuild the rendered benchmark and check it. What is complete is kept: repeat the command to go on.
+
+    30 people held out from training, 10 s each; `personalive evaluate --manifest OUTPUT/cases.toml` scores outputs.
+    """
+    from personalive.evaluation.rendered import build, check
+
+    with progress_bar("rendering", "people") as progress:
+        try:
+            build(output, _face_model(face_model), workers, progress)
+        except KeyboardInterrupt:
+            give_up("stopped; complete people are kept, the same command goes on", STOPPED)
+    found = check(output)
+    for line in found.different:
+        typer.echo(f"different: {line}", err=True)
+    same = "exactly as recorded" if found.exact == found.people else "as recorded within the tolerance"
+    verdict = "not the recorded benchmark" if found.different else f"ground truth {same}"
+    typer.echo(
+        f"{output}: {found.people} people, {verdict} (equal hashes: {found.exact}); pictures differ from the recorded "
+        f"ones by at most {found.pixels:.2f} of 255 levels"
+    )
+    if found.different:
+        raise typer.Exit(FAILED)
 
 
 @reported

@@ -56,6 +56,16 @@ ABLATIONS = (
     Ablation("chunk attention", _paper(0.689, 0.709, 0.032, 12.83), config={"stream.chunk_attention": True}),
 )
 
+PAPER_TAU = {
+    "tau 15": _paper(0.6924, 0.7043, 0.0309, 12.69),
+    "tau 16": _paper(0.6940, 0.7039, 0.0306, 12.78),
+    "tau 17": _paper(0.6983, 0.7028, 0.0305, 12.83),
+    "tau 18": _paper(0.7015, 0.7047, 0.0306, 12.93),
+    "tau 19": _paper(0.7097, 0.7084, 0.0304, 13.05),
+    "tau 20": _paper(0.7159, 0.7099, 0.0303, 13.18),
+}
+"""Its Table 3: the keyframe threshold, which needs no training."""
+
 
 @dataclass(frozen=True)
 class CrossedFigures:

@@ -14,7 +14,6 @@ import shutil
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from personalive.evaluation.clips import clip, strip
 from personalive.evaluation.meters import Instruments
 from personalive.evaluation.networks import FaceNetwork, IdentityNetwork, NetworkFiles, VideoNetwork
 from personalive.evaluation.score import VERSION, Scored, VideoFigures, score
-from personalive.evaluation.yardstick import Yardstick
+from personalive.evaluation.yardstick import Yardstick, packaged
 from personalive.weights.record import sha256_of
 
 
@@ -108,13 +107,11 @@ def key_of(case: Case, files: NetworkFiles, max_frames: int | None) -> str:
         except OSError as error:
             raise InputError(f"{path} cannot be read ({error.strerror}); check the path") from error
     has_truth = case.truth is not None
-    given = [VERSION, _yardstick_hash(), contents, has_truth, case.name, case.cross, max_frames, files.key()]
+    given = [VERSION, _hash_once(packaged()), contents, has_truth, case.name, case.cross, max_frames, files.key()]
     return hashlib.sha256(json.dumps(given).encode()).hexdigest()[:24]
 
 
-@functools.cache
-def _yardstick_hash() -> str:
-    return networks.file_hash(Path(str(resources.files("personalive"))) / "assets" / "yardstick.safetensors")
+_hash_once = functools.cache(sha256_of)
 
 
 def _job(

@@ -80,10 +80,7 @@ def page(report: Report) -> str:
     """The whole page."""
     source = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in report.source.items())
     parts = [
-        "<!doctype html><html lang=en><meta charset=utf-8>",
-        "<meta name=viewport content='width=device-width, initial-scale=1'>",
-        f"<title>Evaluation: {escape(report.source['model'])}</title><style>{_STYLE}{plots.STYLE}</style>",
-        f"<h1>{escape(report.source['model'])}</h1>",
+        heading(report.source["model"]),
         f"<p class=note>{len(report.videos)} videos scored, {len(report.problems)} left out</p>",
         _left_out(report.problems),
         *(_section(section, title, report) for section, title in _SECTIONS.items()),
@@ -95,6 +92,15 @@ def page(report: Report) -> str:
         "<p class=note>A dash: could not be measured in this video. Definitions: docs/evaluation.md.</p>",
     ]  # fmt: skip
     return "\n".join(parts)
+
+
+def heading(title: str) -> str:
+    """The beginning of a page that needs nothing else."""
+    return (
+        "<!doctype html><html lang=en><meta charset=utf-8>"
+        "<meta name=viewport content='width=device-width, initial-scale=1'>"
+        f"<title>Evaluation: {escape(title)}</title><style>{_STYLE}{plots.STYLE}</style><h1>{escape(title)}</h1>"
+    )
 
 
 def _left_out(problems: Sequence[str]) -> str:
@@ -110,15 +116,15 @@ def _section(section: str, title: str, report: Report) -> str:
     videos = [video for video in report.videos if video.cross == (section == "cross")]
     if not videos:
         return ""
-    means = _table(("measure", "mean", "better", "cases", "95 % interval"), [_summary(row) for row in rows])
+    means = table(("measure", "mean", "better", "cases", "95 % interval"), [_summary(row) for row in rows])
     spread = [
         plots.distribution(row.measure, {v.name: v.figures.get(row.measure, math.nan) for v in videos}, row.estimate)
         for row in rows
         if sum(not math.isnan(v.figures.get(row.measure, math.nan)) for v in videos) > 1
     ]
-    note = _note("A dot is a video; the line is the mean, the band its 95 % interval.")
-    dots = f"<h3>Distributions</h3>{note}<div class=grid>{''.join(spread)}</div>"
-    every = _table(
+    said = note("A dot is a video; the line is the mean, the band its 95 % interval.")
+    dots = f"<h3>Distributions</h3>{said}<div class=grid>{''.join(spread)}</div>"
+    every = table(
         ("video", "frames", *(row.measure for row in rows)),
         [[v.name, str(v.frames), *(number(v.figures.get(row.measure, math.nan)) for row in rows)] for v in videos],
     )
@@ -136,8 +142,8 @@ def _missing(report: Report) -> str:
     if not missing:
         return ""
     entries = "".join(f"<dt>{escape(name)}</dt><dd>{escape(how)}</dd>" for name, how in missing.items())
-    note = _note("Published measures that this run lacks, and what each needs.")
-    return f"<h2>Not measured</h2>{note}<dl>{entries}</dl>"
+    said = note("Published measures that this run lacks, and what each needs.")
+    return f"<h2>Not measured</h2>{said}<dl>{entries}</dl>"
 
 
 def _beside(systems: Sequence[System]) -> str:
@@ -156,9 +162,9 @@ def _beside(systems: Sequence[System]) -> str:
     ]
     timed = [system for system in systems if system.speed]
     drawn = [_plane(key, timed) for key in _plane_keys(columns)]
-    note = _note("Speeds are as stated for each system, on the machine in brackets: compare them within one machine.")
-    planes = f"<h3>Speed against quality</h3>{note}<div class=grid>{''.join(drawn)}</div>" if any(drawn) else ""
-    return f"<h2>Beside other systems</h2>{_table(head, lines)}{planes}"
+    said = note("Speeds are as stated for each system, on the machine in brackets: compare them within one machine.")
+    planes = f"<h3>Speed against quality</h3>{said}<div class=grid>{''.join(drawn)}</div>" if any(drawn) else ""
+    return f"<h2>Beside other systems</h2>{table(head, lines)}{planes}"
 
 
 def _plane(key: tuple[str, str], systems: Sequence[System]) -> str:
@@ -189,7 +195,7 @@ def _cases(report: Report) -> list[str]:
             left -= size
             media = (
                 "<video controls muted loop playsinline preload=metadata "
-                f"src='{_embedded('video/webm', shown.clip)}'></video>{_note(shown.panes)}"
+                f"src='{_embedded('video/webm', shown.clip)}'></video>{note(shown.panes)}"
                 f"<img alt='portrait, then drivers above results' src='{_embedded('image/jpeg', shown.strip)}'>"
                 "<p class=note>Portrait; drivers above, results below.</p>"
             )
@@ -214,13 +220,15 @@ def _courses(video: VideoFigures) -> list[str]:
     return [plots.lines(name, series) for name, series in ordered.items()]
 
 
-def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """HTML of plain text cells; wide ones scroll on their own."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
     body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
     return f"<div class=scroll><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
 
 
-def _note(text: str) -> str:
+def note(text: str) -> str:
+    """HTML of a remark."""
     return f"<p class=note>{escape(text)}</p>"
 
 

@@ -13,7 +13,7 @@ svg { display: block; width: 100%; overflow: visible; }
 svg text { fill: currentColor; font-size: 12px; }
 .line { fill: none; stroke: var(--ink); stroke-width: 1.6; vector-effect: non-scaling-stroke; }
 .line.second { stroke: var(--faint); stroke-dasharray: 5 3; }
-.dot { fill: var(--ink); fill-opacity: .55; }
+.dot { fill: var(--ink); fill-opacity: .75; }
 .other { fill: var(--faint); }
 .axis { stroke: var(--line); vector-effect: non-scaling-stroke; }
 .band { fill: var(--ink); fill-opacity: .18; }

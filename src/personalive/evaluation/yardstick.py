@@ -97,12 +97,17 @@ class Yardstick:
     @classmethod
     def load(cls, path: Path | None = None) -> Yardstick:
         """From a file of `save`, by default the one that comes with the package. Raises WeightsError."""
-        path = path or Path(str(files("personalive"))) / "assets" / "yardstick.safetensors"
+        path = path or packaged()
         try:
             tensors = {name: value.astype(np.float64) for name, value in load_file(path).items()}
             return cls(**tensors)
         except (OSError, SafetensorError, TypeError) as error:
             raise WeightsError(f"{path} is not a yardstick ({error}); install again, or fit one") from error
+
+
+def packaged() -> Path:
+    """The yardstick that comes with the package. Kept figures follow from it: a new one measures anew."""
+    return Path(str(files("personalive"))) / "assets" / "yardstick.safetensors"
 
 
 def identity_distance(first: Array, second: Array) -> Array:
