@@ -2,16 +2,13 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import math
 import os
 import random
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -23,43 +20,7 @@ from personalive.training.loop import RunOptions, train
 from personalive.training.optimiser import MuonAdamW, build_optimiser, orthogonalise
 from personalive.training.processes import Processes, seeded
 from personalive.training.recipe import Optimisation
-
-
-class Regression:
-    """The smallest stage: y = 2x by a linear layer, `updates` losses a batch."""
-
-    name = "regression"
-
-    def __init__(self, steps: int, bad_at: int = -1, updates: int = 1, **settings: Any) -> None:
-        chosen: dict[str, Any] = {"batch": 4, "rate": 0.05, "warmup": 1, "weight_decay": 0.0, "optimiser": "adamw"}
-        self.config = TOY
-        self.optimisation = Optimisation(steps=steps, **(chosen | settings))
-        torch.manual_seed(5)
-        self.layer = nn.Linear(1, 1)
-        self.frozen = nn.Linear(1, 1)
-        self.bad_at, self.updates = bad_at, updates
-        self.seen: list[float] = []
-        self.at_step: Callable[[int], None] = lambda step: None
-
-    def modules(self) -> Mapping[str, nn.Module]:
-        return {"layer": self.layer, "frozen": self.frozen}
-
-    def learns(self, name: str) -> bool:
-        return name.startswith("layer.")
-
-    def losses(self, rng: random.Random, step: int, /) -> Iterator[dict[str, Tensor]]:
-        self.at_step(step)
-        for _ in range(self.updates):
-            x = torch.randn(4, 1) + rng.random()
-            self.seen.append(float(x.sum()))
-            scale = math.nan if step == self.bad_at else 1.0
-            yield {"loss": (self.layer(x) - 2 * x).square().mean() * scale}
-
-    def validate(self) -> dict[str, float]:
-        return {"weight": float(self.layer.weight)}
-
-    def samples(self) -> np.ndarray[Any, Any] | None:
-        return np.zeros((4, 4, 3), np.uint8)
+from toy_stage import Regression
 
 
 class _Stops(Optimisation):
@@ -74,10 +35,13 @@ class _Stops(Optimisation):
         return whole.rate_at(step)
 
 
-@pytest.mark.parametrize("optimiser", ["adamw", "muon"])
+HALF = {"precision": "bfloat16", "weights": "bfloat16", "offload": True}
+
+
+@pytest.mark.parametrize("settings", [{"optimiser": "adamw"}, {"optimiser": "muon"}, HALF])
 @pytest.mark.parametrize("updates", [1, 3])
-def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path, optimiser: str, updates: int) -> None:
-    made = [Regression(40, updates=updates, accumulate=2, optimiser=optimiser) for _ in range(3)]
+def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path, settings: dict[str, Any], updates: int) -> None:
+    made = [Regression(40, updates=updates, accumulate=2, **settings) for _ in range(3)]
     whole, first, second = made
     before = first.frozen.weight.clone()
     train(whole, RunOptions(tmp_path / "a"))
@@ -87,7 +51,7 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path, optimiser: str, up
     train(second, RunOptions(tmp_path / "b"))
     assert first.seen + second.seen == whole.seen
     assert torch.equal(whole.layer.weight, second.layer.weight)
-    assert torch.equal(before, first.frozen.weight)
+    assert torch.equal(before.to(first.frozen.weight.dtype), first.frozen.weight)
     loaded = [nn.Linear(1, 1), nn.Linear(1, 1)]
     for module, folder in zip(loaded, "ab", strict=True):
         load_modules({"layer": module}, tmp_path / folder / "regression.safetensors")
@@ -105,9 +69,9 @@ def test_two_batches_are_one_twice_as_large() -> None:
     other = Regression(1, accumulate=2, optimiser="adamw", clip=1e9)
     seen: list[Tensor] = []
     other.layer.weight.register_hook(lambda gradient: seen.append(gradient.clone()))  # type: ignore[no-untyped-call]
-    from personalive.training.loop import _Learner
+    from personalive.training.learner import Learner
 
-    _Learner(other, Processes("cpu")).step(0, 0)
+    Learner(other, Processes("cpu")).step(0, 0)
     assert torch.allclose(sum(seen, torch.zeros(())), wanted, atol=1e-6)
 
 

@@ -46,6 +46,10 @@ def train_stage_or_export(
         int,
         typer.Option(help="Processes that share the work, a GPU each or all on the CPU (accelerate launches them)."),
     ] = 1,
+    shard: Annotated[
+        bool,
+        typer.Option("--shard", help="Processes hold a part of the weights each (FSDP), for what no GPU holds alone."),
+    ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     seed: Annotated[int, typer.Option(help="Of the batches and the first weights.")] = 0,
     config: Annotated[str, typer.Option(help=f"Sizes of the networks: {' or '.join(CONFIGS)}.")] = "mini",
@@ -87,7 +91,13 @@ def train_stage_or_export(
         start = None if init is None else _trained(init, sizes)
         with progress_bar(stage, "steps") as progress:
             options = RunOptions(
-                run, budget_minutes=budget_minutes, resume=resume, seed=seed, device=device, report=progress
+                run,
+                budget_minutes=budget_minutes,
+                resume=resume,
+                seed=seed,
+                device=device,
+                shard=shard,
+                report=progress,
             )
             figures = train_stage(stage, sizes, numbers, data, options, start)
         if not figures:

@@ -6,9 +6,8 @@ import dataclasses
 import logging
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,7 @@ from personalive.config import ModelConfig, from_json, to_json
 from personalive.errors import PersonaLiveError, WeightsError
 
 if TYPE_CHECKING:
+    from personalive.training.learner import Learner
     from personalive.training.loop import Stage
 
 logger = logging.getLogger(__name__)
@@ -26,26 +26,9 @@ class TrainingError(PersonaLiveError):
     """A run that cannot go on: a loss that is not a number, a checkpoint of another stage or config."""
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Everything that changes while a stage learns."""
-
-    stage: Stage
-    optimiser: torch.optim.Optimizer
-    average: dict[str, Tensor]
-
-
-def save(path: Path, progress: Progress, step: int) -> None:
-    """Write a checkpoint; the file is the old one or the new one, never half of it."""
-    stage = progress.stage
-    state = {
-        "stage": stage.name,
-        "config": to_json(stage.config),
-        "step": step,
-        "modules": {name: module.state_dict() for name, module in stage.modules().items()},
-        "average": progress.average,
-        "optimiser": progress.optimiser.state_dict(),
-    }
+def save(path: Path, stage: Stage, state: dict[str, Any], step: int) -> None:
+    """Write a checkpoint of a stage (`Learner.state`); the file is the old one or the new one, never half of it."""
+    state = {"stage": stage.name, "config": to_json(stage.config), "step": step, **state}
     part = path.with_suffix(".part")
     try:
         torch.save(state, part)
@@ -55,24 +38,19 @@ def save(path: Path, progress: Progress, step: int) -> None:
         raise TrainingError(f"cannot write {path} ({error}); the checkpoint before it is kept") from error
 
 
-def restore(path: Path, progress: Progress) -> int:
-    """The inverse of `save`: fills the stage, the optimiser and the average, and returns the step.
+def restore(path: Path, learner: Learner) -> int:
+    """The inverse of `save`: fills the stage, its optimiser and its average, and returns the step.
 
     Raises TrainingError for a file that is no checkpoint, or one of another stage or config.
     """
-    stage = progress.stage
+    stage = learner.stage
     advice = "move it away, use another --run, or begin anew with --fresh"
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")
+        state = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
         if state["stage"] != stage.name:
             raise TrainingError(f"{path} is a checkpoint of stage {state['stage']!r}, not of {stage.name!r}: {advice}")
         _check_config(path, state["config"], stage.config)
-        for name, module in stage.modules().items():
-            module.load_state_dict(state["modules"][name])
-        with torch.no_grad():
-            for name, tensor in progress.average.items():
-                tensor.copy_(state["average"][name])
-        progress.optimiser.load_state_dict(state["optimiser"])
+        learner.load(state)
     except TrainingError:
         raise
     except Exception as error:  # torch.load raises half a dozen kinds for a file that is not its own
@@ -103,12 +81,17 @@ def _difference(theirs: ModelConfig, ours: ModelConfig) -> str:
 
 def save_modules(modules: Mapping[str, nn.Module], path: Path, config: ModelConfig) -> None:
     """Float32 weights of some modules in one safetensors file, keys prefixed by the module's name."""
+    save_tensors({name: module.state_dict() for name, module in modules.items()}, path, config)
+
+
+def save_tensors(modules: Mapping[str, Mapping[str, Tensor]], path: Path, config: ModelConfig) -> None:
+    """The same for the tensors of modules, as their `state_dict` names them."""
     from safetensors.torch import save_file
 
     tensors = {
         f"{prefix}.{name}": tensor.detach().cpu().contiguous()
-        for prefix, module in modules.items()
-        for name, tensor in module.state_dict().items()
+        for prefix, state in modules.items()
+        for name, tensor in state.items()
     }
     part = path.with_suffix(".part")
     save_file(tensors, str(part), metadata={"config": to_json(config)})

@@ -29,6 +29,7 @@ from personalive.training.prepared import (
     Prepared,
     latent_importance,
     load_frozen,
+    piecewise,
     prepare,
     self_driving,
 )
@@ -73,22 +74,23 @@ class DenoiserStage:
         self,
         config: ModelConfig,
         recipe: ImageRecipe | RolloutRecipe,
-        folder: Path,
+        folder: Path | None,
         train: Corpus,
         held_out: Corpus,
         device: torch.device,
     ) -> None:
         self.config, self.optimisation, self.device = config, recipe.optimisation, device
         self.frames, self.same_pose = recipe.frames, recipe.same_pose
-        self.learns_motion = False
+        self.learns_motion = isinstance(recipe, ImageRecipe) and recipe.motion_encoder
         self.frozen = load_frozen(config, folder).to(device)
         self.autoencoder = self.frozen.autoencoder
         self.model = Denoiser(config).to(device)
         self.model.checkpointing(recipe.optimisation.checkpointing)
-        self.train = prepare(config, self.frozen, train, folder / "prepared.train.safetensors")
-        self.held_out = prepare(config, self.frozen, held_out, folder / "prepared.test.safetensors")
+        self.train = prepare(config, self.frozen, train, folder and folder / "prepared.train.safetensors")
+        self.held_out = prepare(config, self.frozen, held_out, folder and folder / "prepared.test.safetensors")
         self.schedule = Schedule(config.stream)
         self.channels = latent_importance(self.frozen, self.train)
+        self.frozen.rest(self.learns_motion)
 
     def modules(self) -> Mapping[str, nn.Module]:
         """Both UNets, the pose guider and the image encoder; the motion encoder where it learns."""
@@ -140,6 +142,10 @@ class DenoiserStage:
             sample = self.schedule.ddim_step(sample, prediction.float(), timesteps)
         return sample
 
+    def decode(self, latents: Tensor) -> Tensor:
+        """Latents (N, C, h, w) -> pictures (N, 3, H, W) in [0, 1], few at a time."""
+        return piecewise(self.autoencoder.decode, latents, self.config.image_size)
+
     def _evaluation_batches(self, people: int) -> list[Batch]:
         frames = self.held_out.corpus.frames
         driving = torch.arange(1, frames, max(1, frames // 4))[None]
@@ -156,10 +162,10 @@ class DenoiserStage:
         for batch in batches:
             truth = batch.truth[0].float() / 255
             outputs = {
-                "l1": self.autoencoder.decode(self.roll_out(batch, self.config.stream.levels)[0]),
-                "one_step": self.autoencoder.decode(self.to_clean(batch, self.start(batch), self.level(batch, -1))[0]),
-                "bound": self.autoencoder.decode(batch.target[0]),
-                "copy": self.autoencoder.decode(batch.reference.latents).expand_as(truth),
+                "l1": self.decode(self.roll_out(batch, self.config.stream.levels)[0]),
+                "one_step": self.decode(self.to_clean(batch, self.start(batch), self.level(batch, -1))[0]),
+                "bound": self.decode(batch.target[0]),
+                "copy": self.decode(batch.reference.latents).expand_as(truth),
             }
             for key, output in outputs.items():
                 sums[key] += float((output - truth).abs().mean())
@@ -175,8 +181,8 @@ class DenoiserStage:
         rows = []
         for batch in self._evaluation_batches(6):
             truth = batch.truth[0].float() / 255
-            output = self.autoencoder.decode(self.roll_out(batch, self.config.stream.levels)[0])
+            output = self.decode(self.roll_out(batch, self.config.stream.levels)[0])
             pairs = torch.stack([truth, output], 1).flatten(0, 1)  # (4, 2, ...) -> (8, ...)
-            rows.append(torch.cat([self.autoencoder.decode(batch.reference.latents), pairs]))
+            rows.append(torch.cat([self.decode(batch.reference.latents), pairs]))
         self.model.train()
         return strip(rows)

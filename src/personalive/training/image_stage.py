@@ -24,13 +24,13 @@ class ImageStage(DenoiserStage):
         self,
         config: ModelConfig,
         recipe: ImageRecipe,
-        folder: Path,
+        folder: Path | None,
         train: Corpus,
         held_out: Corpus,
         device: torch.device | None = None,
     ) -> None:
         super().__init__(config, recipe, folder, train, held_out, device or torch.device("cpu"))
-        self.recipe, self.learns_motion = recipe, recipe.motion_encoder
+        self.recipe = recipe
         self.odds = torch.tensor(recipe.level_odds)
         # Attention starts by looking at what is alike (keys = queries), and the denoiser as a copy of the reference
         # UNet: the same layers, then what it alone has.
@@ -57,6 +57,7 @@ class ImageStage(DenoiserStage):
         variance = (1 - self.schedule.alphas_cumprod()[timesteps.cpu()]).to(self.device)
         trust = (1 / variance).clamp(max=2.5)[..., None, None, None]
         error = (clean - batch.target).square() * batch.weights(self.recipe.regions) * self.channels
-        highest = levels == len(self.config.stream.timesteps) - 1
-        worst = error[highest] if highest.any() else error
-        yield {"loss": (error * trust).mean(), "highest": worst.mean()}
+        highest = (levels == len(self.config.stream.timesteps) - 1).to(self.device)
+        counted = highest | ~highest.any()  # where no frame has the highest level, all of them
+        worst = (error.mean((2, 3, 4)) * counted).sum() / counted.sum()
+        yield {"loss": (error * trust).mean(), "highest": worst}

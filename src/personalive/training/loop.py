@@ -7,8 +7,6 @@ a run that was interrupted, or spread over several processes, sees the same batc
 
 from __future__ import annotations
 
-import contextlib
-import math
 import random
 import signal
 import time
@@ -23,9 +21,9 @@ import torch
 from torch import Tensor, nn
 
 from personalive.config import ModelConfig
-from personalive.training.checkpoint import Progress, TrainingError, restore, save, save_modules
+from personalive.training.checkpoint import TrainingError, restore, save, save_tensors
+from personalive.training.learner import Learner
 from personalive.training.log import Log
-from personalive.training.optimiser import build_optimiser
 from personalive.training.processes import Processes, seeded
 from personalive.training.recipe import Optimisation
 
@@ -63,7 +61,7 @@ class Stage(Protocol):
 class RunOptions:
     """Where and how long: `folder` holds checkpoints, log and samples; times in minutes.
 
-    `report(step, steps)` is called after every step.
+    `report(step, steps)` is called after every step. `shard`: several processes hold a part each of large networks.
     """
 
     folder: Path
@@ -71,6 +69,7 @@ class RunOptions:
     resume: bool = True
     seed: int = 0
     device: str = "cpu"
+    shard: bool = False
     checkpoint_minutes: float = 3.0
     validate_minutes: float = 5.0
     log_steps: int = 50
@@ -95,106 +94,38 @@ class _Stop:
         self.asked = True
 
 
-class _Learner:
-    """The stage's learning parameters with their optimiser and their moving average."""
-
-    def __init__(self, stage: Stage, processes: Processes) -> None:
-        self.stage, self.processes = stage, processes
-        self.named: dict[str, nn.Parameter] = {}
-        for prefix, module in stage.modules().items():
-            for name, parameter in module.named_parameters():
-                learns = stage.learns(f"{prefix}.{name}")
-                parameter.requires_grad_(learns)
-                if learns:
-                    self.named[f"{prefix}.{name}"] = parameter
-        self.optimiser = build_optimiser(self.named, stage.optimisation)
-        self.average = {name: parameter.detach().clone() for name, parameter in self.named.items()}
-
-    def step(self, seed: int, step: int) -> dict[str, float]:
-        """The updates of one step's batches; returns the means of the losses over batches and updates.
-
-        Raises TrainingError, in every process, when a loss is not a number; the weights are then still good.
-        """
-        settings = self.stage.optimisation
-        for group in self.optimiser.param_groups:
-            group["lr"] = settings.rate_at(step)
-        share = self.processes.share(settings.accumulate)
-        batches = {index: self.stage.losses(seeded(seed, step, index), step) for index in share}
-        sums: dict[str, float] = {}
-        update = 0
-        while (found := self._update(batches, seed, step, update)) is not None:
-            for name, value in found.items():
-                sums[name] = sums.get(name, 0.0) + value
-            update += 1
-        return {name: value / update for name, value in sums.items()}
-
-    def _update(
-        self, batches: Mapping[int, Iterator[Losses]], seed: int, step: int, update: int
-    ) -> dict[str, float] | None:
-        """One optimiser step on the next loss of each batch, or None when they have no more."""
-        settings = self.stage.optimisation
-        self.optimiser.zero_grad(set_to_none=True)
-        means: dict[str, Tensor] = {}
-        for index, batch in batches.items():
-            seeded(seed, step, index, update)
-            with self.processes.autocast(settings):
-                losses = next(batch, None)
-            if losses is None:
-                return None
-            (losses["loss"] / settings.accumulate).backward()  # type: ignore[no-untyped-call]
-            for name, value in losses.items():
-                part = value.detach().double() / settings.accumulate
-                means[name] = means[name] + part if name in means else part
-        figures = dict(zip(means, self.processes.total(torch.stack(list(means.values()))).tolist(), strict=True))
-        if not math.isfinite(figures["loss"]):
-            raise TrainingError(f"stage {self.stage.name}, step {step}: the loss is {figures['loss']}")
-        parameters: list[nn.Parameter] = list(self.named.values())
-        self.processes.add_up(parameters)
-        figures["gradient"] = float(torch.nn.utils.clip_grad_norm_(parameters, settings.clip))
-        self.optimiser.step()
-        keep = min(settings.ema, (1 + step) / (20 + step))
-        with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.values()), list[Tensor](parameters), 1 - keep)
-        return figures
-
-    @contextlib.contextmanager
-    def averaged(self) -> Iterator[None]:
-        """For `with`: the modules carry the averaged weights inside, the live ones again outside."""
-        live = {name: parameter.detach().clone() for name, parameter in self.named.items()}
-        self._put(self.average)
-        try:
-            yield
-        finally:
-            self._put(live)
-
-    def _put(self, values: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, parameter in self.named.items():
-                parameter.copy_(values[name])
-
-
 def train(stage: Stage, options: RunOptions, processes: Processes | None = None) -> dict[str, float]:
     """Run a stage until its last step or the budget. Saves `STAGE.safetensors`; returns the last validation.
 
     Of several processes the first one writes; the others return nothing. Raises TrainingError when a loss is not a
-    number (the last good checkpoint stays) or a checkpoint is foreign.
+    number (the last good checkpoint stays) or a checkpoint is foreign, ConfigError when these processes cannot work by
+    the stage's settings.
     """
-    processes = processes or Processes(options.device)
+    processes = processes or Processes(options.device, options.shard)
     if processes.first:
         options.folder.mkdir(parents=True, exist_ok=True)
-    learner = _Learner(stage, processes)
+    processes.accept(stage.optimisation)
+    learner = Learner(stage, processes)
     checkpoint = options.folder / f"{stage.name}.checkpoint"
-    progress = Progress(stage, learner.optimiser, learner.average)
-    step = restore(checkpoint, progress) if options.resume and checkpoint.exists() else 0
+    step = restore(checkpoint, learner) if options.resume and checkpoint.exists() else 0
     processes.wait()  # nobody writes before everybody has read
     log = Log(options.folder, stage.name, fresh=step == 0) if processes.first else None
-    begin = saved = validated = time.monotonic()
+    begin = time.monotonic()
+    saving, looking = _Rhythm(options.checkpoint_minutes), _Rhythm(options.validate_minutes)
     with _Stop() as stop:
         while step < stage.optimisation.steps:
-            now = time.monotonic()
-            over = options.budget_minutes is not None and now - begin > options.budget_minutes * 60
-            if float(processes.total(torch.tensor(float(stop.asked or over), device=processes.device))):
+            over = options.budget_minutes is not None and time.monotonic() - begin > options.budget_minutes * 60
+            # What all processes do together they have to agree on; the first one's clock decides.
+            wishes = (stop.asked or over, saving.due and processes.first, looking.due and processes.first)
+            ending, save_now, look_now = processes.any(*wishes)
+            if ending:
                 break
+            if save_now:
+                with saving:
+                    _save(checkpoint, learner, step)
+            if look_now:
+                with looking:
+                    _look(learner, log, step)
             try:
                 figures = learner.step(options.seed, step)
             except TrainingError as error:
@@ -208,28 +139,57 @@ def train(stage: Stage, options: RunOptions, processes: Processes | None = None)
                 options.report(step, stage.optimisation.steps)
             if step % options.log_steps == 0:
                 log.write(step, stage.optimisation.rate_at(step), time.monotonic() - begin)
-            if now - saved > options.checkpoint_minutes * 60:
-                save(checkpoint, progress, step)
-                saved = now
-            if now - validated > options.validate_minutes * 60:
-                with learner.averaged():
-                    _look(stage, log, step)
-                validated = time.monotonic()
+    _save(checkpoint, learner, step)
+    figures = _look(learner, log, step)
+    trained = learner.trained()
     if log is None:
         return {}
-    save(checkpoint, progress, step)
-    with learner.averaged():
-        figures = _look(stage, log, step)
-        save_modules(stage.modules(), options.folder / f"{stage.name}.safetensors", stage.config)
+    save_tensors(trained, options.folder / f"{stage.name}.safetensors", stage.config)
     log.close()
     return figures
 
 
-def _look(stage: Stage, log: Log, step: int) -> dict[str, float]:
-    """Validate and save the sample sheet, with no gradients; equal weights give equal figures."""
+class _Rhythm:
+    """When something is due that takes time: every so many minutes, and never for more than a tenth of the run.
+
+    For `with`: while it is done.
+    """
+
+    def __init__(self, minutes: float) -> None:
+        self._seconds, self._took, self._last = minutes * 60, 0.0, time.monotonic()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time."""
+        return time.monotonic() - self._last > max(self._seconds, 9 * self._took)
+
+    def __enter__(self) -> None:
+        self._begin = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._last = time.monotonic()
+        self._took = self._last - self._begin
+
+
+def _save(path: Path, learner: Learner, step: int) -> None:
+    """Write a checkpoint, in the first process; the others help where weights are sharded."""
+    state = learner.state()
+    if learner.processes.first:
+        save(path, learner.stage, state, step)
+
+
+def _look(learner: Learner, log: Log | None, step: int) -> dict[str, float]:
+    """Validate and save the sample sheet with the averaged weights; equal weights give equal figures.
+
+    In the first process, or in all of them where weights are sharded; only the first has a `log`.
+    """
+    processes, stage = learner.processes, learner.stage
+    if not (processes.first or processes.sharded):
+        return {}
     seeded(1234)
-    with torch.no_grad():
+    with learner.averaged(), torch.no_grad(), processes.autocast(stage.optimisation):
         figures = stage.validate()
         sheet = stage.samples()
-    log.validated(step, figures, sheet)
+    if log is not None:
+        log.validated(step, figures, sheet)
     return figures

@@ -103,4 +103,5 @@ def build_optimiser(named: Mapping[str, nn.Parameter], settings: Optimisation) -
             raise ConfigError("optimiser adamw8bit needs bitsandbytes: pip install bitsandbytes") from error
         optimiser: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, lr=settings.rate, betas=settings.betas)
         return optimiser
-    return torch.optim.AdamW(groups, lr=settings.rate, betas=settings.betas)
+    # Fused: the other ways need temporaries as large as all weights.
+    return torch.optim.AdamW(groups, lr=settings.rate, betas=settings.betas, fused=True)

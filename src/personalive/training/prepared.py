@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,12 +53,21 @@ class Frozen:
         """The same networks, moved to a device."""
         return Frozen(self.autoencoder.to(device), self.motion_extractor.to(device), self.motion_encoder.to(device))
 
+    def rest(self, learns_motion: bool) -> None:
+        """Send to main memory what has nothing left to do once the data is prepared."""
+        self.motion_extractor.cpu()
+        if not learns_motion:
+            self.motion_encoder.cpu()
 
-def load_frozen(config: ModelConfig, folder: Path) -> Frozen:
+
+def load_frozen(config: ModelConfig, folder: Path | None) -> Frozen:
     """From the run folder's `autoencoder.safetensors` and `motion.safetensors`; the motion encoder from
-    `image.safetensors` when that stage trained it further.
+    `image.safetensors` when that stage trained it further. Without a folder: fresh networks.
     """
     extractor, encoder = MotionExtractor(config.motion_extractor), MotionEncoder(config.motion_encoder)
+    if folder is None:
+        autoencoder = Autoencoder(config.autoencoder).eval().requires_grad_(False)
+        return Frozen(autoencoder, extractor.eval().requires_grad_(False), encoder.eval().requires_grad_(False))
     load_modules({"motion_extractor": extractor, "motion_encoder": encoder}, folder / "motion.safetensors")
     image = folder / "image.safetensors"
     if image.exists():
@@ -82,12 +92,14 @@ class Prepared:
     head: HeadMotion
 
 
-def prepare(config: ModelConfig, frozen: Frozen, corpus: Corpus, cache: Path) -> Prepared:
+def prepare(config: ModelConfig, frozen: Frozen, corpus: Corpus, cache: Path | None) -> Prepared:
     """Run the frozen networks over every frame, as the product would (own-pose face boxes, predicted motion).
 
-    The result is kept in the safetensors file `cache` and read back from it as long as its fingerprint (the networks'
-    weights and the pictures) is that of this call.
+    The result is kept in the safetensors file `cache`, if one is named, and read back from it as long as its
+    fingerprint (the networks' weights and the pictures) is that of this call.
     """
+    if cache is None:
+        return _prepared(corpus, _observe(config, frozen, corpus))
     fingerprint = _fingerprint(frozen, corpus)
     if cache.exists():
         with safe_open(str(cache), "pt") as file:
@@ -119,12 +131,18 @@ def _fingerprint(frozen: Frozen, corpus: Corpus) -> str:
 def _observe(config: ModelConfig, frozen: Frozen, corpus: Corpus) -> dict[str, Tensor]:
     latents, tokens, heads = [], [], []
     device = next(frozen.autoencoder.parameters()).device
+    side = config.image_size
+
+    def see(images: Tensor) -> tuple[HeadMotion, Tensor]:
+        found = frozen.motion_extractor(resize_tensor(images, config.motion_extractor.image_size))
+        return found, frozen.motion_encoder(face_crops(config, images, found))
+
     for person in range(corpus.people):
         images = corpus.images[person].to(device).float() / 255  # (F, 3, H, W)
-        found = frozen.motion_extractor(resize_tensor(images, config.motion_extractor.image_size))
-        tokens.append(frozen.motion_encoder(face_crops(config, images, found)).cpu())
-        latents.append(frozen.autoencoder.encode(images * 2 - 1).half().cpu())
-        heads.append(map_tensors(Tensor.cpu, found))
+        found, seen = zip(*(see(part) for part in _few(images, side)), strict=True)
+        heads.append(map_tensors(lambda *parts: torch.cat(parts).cpu(), *found))
+        tokens.append(torch.cat(seen).cpu())
+        latents.append(piecewise(frozen.autoencoder.encode, images * 2 - 1, side).half().cpu())
     parts = {name: torch.stack([getattr(head, name) for head in heads]).contiguous() for name in HEAD}
     return parts | {"latents": torch.stack(latents), "tokens": torch.stack(tokens)}
 
@@ -133,7 +151,18 @@ def latent_importance(frozen: Frozen, data: Prepared) -> Tensor:
     """Loss weights (C, 1, 1) of the latent channels, measured on the first frames of a dozen people."""
     device = next(frozen.autoencoder.parameters()).device
     some = data.latents[:: max(1, data.corpus.people // 12), 0].to(device).float()
-    return channel_weights(frozen.autoencoder.decode_signed, some)
+    side = data.corpus.images.shape[-1]
+    return channel_weights(lambda latents: piecewise(frozen.autoencoder.decode_signed, latents, side), some)
+
+
+def _few(pictures: Tensor, side: int) -> tuple[Tensor, ...]:
+    """Pictures, or their latents, in parts of about a megapixel; `side` is the picture's, in pixels."""
+    return torch.split(pictures, max(1, 2**20 // side**2))
+
+
+def piecewise(network: Callable[[Tensor], Tensor], pictures: Tensor, side: int) -> Tensor:
+    """A network over any number of pictures, or their latents, without needing more memory for more of them."""
+    return torch.cat([network(part) for part in _few(pictures, side)])
 
 
 class Denoiser(nn.Module):

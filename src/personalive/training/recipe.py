@@ -26,6 +26,10 @@ class Optimisation:
     "adamw" as in the paper, "adamw8bit" (bitsandbytes). `precision` "bfloat16": autocast, weights stay float32; for
     GPUs (a CPU without such instructions is hundreds of times slower with it).
     `checkpointing`: forget the activations of each UNet layer and compute them again in the backward pass.
+    `weights` "bfloat16": matrices and kernels are held in bfloat16 where they compute, with their gradients; the
+    optimiser works on float32 copies. Autocast would round them anyway; what it changes is that the gradients of a
+    step's batches are added up in bfloat16. `offload`: those copies, the optimiser's states and the average are kept in
+    main memory, and the CPU takes the optimiser's step.
     """
 
     steps: int
@@ -35,12 +39,22 @@ class Optimisation:
     optimiser: Literal["muon", "adamw", "adamw8bit"] = "muon"
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpointing: bool = False
+    weights: Literal["float32", "bfloat16"] = "float32"
+    offload: bool = False
     warmup: int = 50
     decay_from: float = 0.6
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.99)
     clip: float = 1.0
     ema: float = 0.998
+
+    def __post_init__(self) -> None:
+        if self.weights == "bfloat16" and self.precision != "bfloat16":
+            raise ConfigError('optimisation.weights "bfloat16" needs optimisation.precision "bfloat16"')
+        if self.offload and self.optimiser == "adamw8bit":
+            raise ConfigError(
+                "adamw8bit works on a GPU only, and optimisation.offload keeps its states off it: use adamw"
+            )
 
     def rate_at(self, step: int) -> float:
         """Learning rate at a step: warm-up, constant, then linear to a hundredth at `steps`."""

@@ -31,14 +31,17 @@ class RolloutStage(DenoiserStage):
         self,
         config: ModelConfig,
         recipe: RolloutRecipe,
-        folder: Path,
+        folder: Path | None,
         train: Corpus,
         held_out: Corpus,
         device: torch.device | None = None,
     ) -> None:
         super().__init__(config, recipe, folder, train, held_out, device or torch.device("cpu"))
         self.odds = recipe.step_odds[: config.stream.levels]
-        load_modules({name: getattr(self.model, name) for name in MODULES}, folder / "image.safetensors")
+        if folder is not None:
+            load_modules({name: getattr(self.model, name) for name in MODULES}, folder / "image.safetensors")
+        if self.optimisation.checkpointing:
+            self.autoencoder.model.enable_gradient_checkpointing()
         self.judge = Judge(config, recipe.judgement, self.autoencoder, self.channels)
 
     def modules(self) -> Mapping[str, nn.Module]:
@@ -48,7 +51,8 @@ class RolloutStage(DenoiserStage):
     def losses(self, rng: random.Random, step: int, /) -> Iterator[dict[str, Tensor]]:
         """0..N-1 steps without gradient, one with; what is wrong with the result."""
         batch = self.draw(rng)
-        done = rng.choices(range(len(self.odds)), self.odds)[0]
+        # One number for all batches of a step: processes that share sharded weights have to make the same passes.
+        done = random.Random(f"steps before {step}").choices(range(len(self.odds)), self.odds)[0]
         sample = self.roll_out(batch, done)
         clean = self.to_clean(batch, sample, self.level(batch, -1 - done))
         yield self.judge.losses(clean, batch.target, batch.landmarks, batch.truth, rng, step)

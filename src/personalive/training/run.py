@@ -34,8 +34,8 @@ def train_stage(
     `init`: a trained model to begin with; its parts count as the finished stages before this one. Of several processes
     (accelerate) only the first returns figures.
     """
-    processes = Processes(options.device)
-    processes.share(getattr(recipe, name).optimisation.accumulate)
+    processes = Processes(options.device, options.shard)
+    processes.accept(getattr(recipe, name).optimisation)
     if processes.first:
         logger.info("reading the shards of %s", data)
     train_corpus = load_corpus(_shards(data, "train"), size=config.image_size)

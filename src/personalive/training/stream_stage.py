@@ -25,7 +25,15 @@ from personalive.streaming.state import StreamState, map_tensors
 from personalive.training.checkpoint import load_modules
 from personalive.training.clips import Corpus
 from personalive.training.judgement import Judge
-from personalive.training.prepared import MODULES, Denoiser, Prepared, latent_importance, load_frozen, prepare
+from personalive.training.prepared import (
+    MODULES,
+    Denoiser,
+    Prepared,
+    latent_importance,
+    load_frozen,
+    piecewise,
+    prepare,
+)
 from personalive.training.recipe import StreamRecipe
 from personalive.training.sheet import strip
 
@@ -39,7 +47,7 @@ class StreamStage:
         self,
         config: ModelConfig,
         recipe: StreamRecipe,
-        folder: Path,
+        folder: Path | None,
         train: Corpus,
         held_out: Corpus,
         device: torch.device | None = None,
@@ -49,7 +57,10 @@ class StreamStage:
         frozen = load_frozen(config, folder).to(self.device)
         self.model = Denoiser(config).to(self.device)
         self.model.checkpointing(recipe.optimisation.checkpointing)
-        load_modules({name: getattr(self.model, name) for name in MODULES}, folder / "rollout.safetensors")
+        if folder is not None:
+            load_modules({name: getattr(self.model, name) for name in MODULES}, folder / "rollout.safetensors")
+        if recipe.optimisation.checkpointing:
+            frozen.autoencoder.model.enable_gradient_checkpointing()
         self.networks = Networks(
             config=override(config, {"stream.keyframes_from_step": recipe.keyframes_from_step}),
             autoencoder=frozen.autoencoder,
@@ -57,9 +68,10 @@ class StreamStage:
             motion_encoder=frozen.motion_encoder,
             **{name: getattr(self.model, name) for name in MODULES},
         )
-        self.train = prepare(config, frozen, train, folder / "prepared.train.safetensors")
-        self.held_out = prepare(config, frozen, held_out, folder / "prepared.test.safetensors")
+        self.train = prepare(config, frozen, train, folder and folder / "prepared.train.safetensors")
+        self.held_out = prepare(config, frozen, held_out, folder and folder / "prepared.test.safetensors")
         self.judge = Judge(config, recipe.judgement, frozen.autoencoder, latent_importance(frozen, self.train))
+        frozen.rest(learns_motion=False)
 
     def modules(self) -> Mapping[str, nn.Module]:
         """The denoiser's networks, so that the stage's file is complete, and the discriminator."""
@@ -105,20 +117,26 @@ class StreamStage:
 
     def _stream(self, people: range) -> tuple[Tensor, Tensor]:
         """Streamed and true latents of the same frames: (B, F, C, h, w) each."""
-        clips = _Clips(self, self.held_out, list(people), 7, true_start=False)
         outputs, truth = [], []
-        while clips.window < self.recipe.windows:
-            latents = clips.slide()
-            if clips.shown is not None:
-                outputs.append(latents)
-                truth.append(clips.true_latents(clips.shown))
-        return torch.cat(outputs, 1), torch.cat(truth, 1)
+        together = max(1, 2**22 // (self.config.stream.window_frames * self.config.image_size**2))
+        for first in range(0, len(people), together):
+            group = list(people[first : first + together])
+            clips = _Clips(self, self.held_out, group, 7 + first, true_start=False)
+            made, true = [], []
+            while clips.window < self.recipe.windows:
+                latents = clips.slide()
+                if clips.shown is not None:
+                    made.append(latents)
+                    true.append(clips.true_latents(clips.shown))
+            outputs.append(torch.cat(made, 1))
+            truth.append(torch.cat(true, 1))
+        return torch.cat(outputs), torch.cat(truth)
 
     def samples(self) -> np.ndarray[Any, Any]:
         """Rows: truth, then the streamed output of the same frames."""
         outputs, truth = self._stream(range(min(3, self.held_out.corpus.people)))
         rows = [
-            self.networks.autoencoder.decode(latents[:12:2])
+            piecewise(self.networks.autoencoder.decode, latents[:12:2], self.config.image_size)
             for pair in zip(truth, outputs, strict=True)
             for latents in pair
         ]
