@@ -56,7 +56,7 @@ def work(rank: int, port: int, folder: str) -> None:
         "ACCELERATE_USE_CPU": "true",
     }
     torch.set_num_threads(1)
-    sharding.LARGE = 1
+    sharding.LARGE, sharding.LAYER = 1, 1500
     for name in ("image", "rollout", "stream"):
         run_stage(name, Path(folder), 2, shard=True)
     torch.distributed.destroy_process_group()
@@ -102,6 +102,7 @@ def figures(path: Path) -> list[dict[str, float]]:
 STAGES = pytest.mark.parametrize("stage", ["image", "rollout", "stream"])
 
 
+@pytest.mark.slow
 @STAGES
 def test_losses_are_those_of_one_process(folders: tuple[Path, Path], stage: str) -> None:
     one, two = (figures(folder / f"{stage}.csv") for folder in folders)
@@ -115,6 +116,7 @@ def test_losses_are_those_of_one_process(folders: tuple[Path, Path], stage: str)
         assert two[-1][key] == pytest.approx(value, rel=1e-3), key
 
 
+@pytest.mark.slow
 @STAGES
 def test_checkpoints_are_those_of_one_process(folders: tuple[Path, Path], stage: str) -> None:
     """Weights, averages and the optimiser's states, by the same names and whole."""

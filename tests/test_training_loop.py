@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import os
 import random
+import shutil
 import signal
 import sys
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from personalive.config import TOY, override
 from personalive.errors import ConfigError, WeightsError
+from personalive.training import sharding
 from personalive.training.checkpoint import TrainingError, load_modules, save_modules
 from personalive.training.loop import RunOptions, train
 from personalive.training.optimiser import MuonAdamW, build_optimiser, orthogonalise
@@ -235,10 +237,16 @@ def _worker(rank: int, port: int, folder: str, accumulate: int) -> None:
         "ACCELERATE_USE_CPU": "true",
     }
     torch.set_num_threads(1)
-    stage = Regression(8, accumulate=accumulate, updates=2)
-    figures = train(stage, RunOptions(Path(folder), log_steps=2))
-    assert bool(figures) == (rank == 0)
+    sharding.LARGE = 1
+    for name, settings in WAYS.items():
+        stage = Regression(8, accumulate=accumulate, updates=2, decay_from=1.0, **settings)
+        figures = train(stage, RunOptions(Path(folder) / name, log_steps=2, shard="shard" in name))
+        assert bool(figures) == (rank == 0)
     torch.distributed.destroy_process_group()
+
+
+WAYS: dict[str, dict[str, Any]] = {"whole": {}, "shard": {}, "offloaded shard": {"offload": True}}
+"""How two processes hold the weights. Sharded, the only matrix has one row: the second process holds none of it."""
 
 
 def _free_port() -> int:
@@ -249,19 +257,43 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_two_processes_give_the_losses_and_weights_of_one(tmp_path: Path) -> None:
-    train(Regression(8, accumulate=2, updates=2), RunOptions(tmp_path / "one", log_steps=2))
-    torch.multiprocessing.spawn(_worker, args=(_free_port(), str(tmp_path / "two"), 2), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+@pytest.fixture(scope="module")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("two")
+    torch.multiprocessing.spawn(_worker, args=(_free_port(), str(folder), 2), nprocs=2)  # type: ignore[attr-defined, no-untyped-call]
+    return folder
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_two_processes_give_the_losses_and_weights_of_one(tmp_path: Path, two_processes: Path, way: str) -> None:
+    train(Regression(8, accumulate=2, updates=2, decay_from=1.0), RunOptions(tmp_path, log_steps=2))
+    folders = (tmp_path, two_processes / way)
     rows = []
-    for folder in ("one", "two"):
-        with (tmp_path / folder / "regression.csv").open() as file:
+    for folder in folders:
+        with (folder / "regression.csv").open() as file:
             rows.append([float(row["loss"]) for row in csv.DictReader(file)])
     assert len(rows[0]) == 4
     assert rows[0] == pytest.approx(rows[1], abs=1e-5)
     layers = [nn.Linear(1, 1), nn.Linear(1, 1)]
-    for layer, folder in zip(layers, ("one", "two"), strict=True):
-        load_modules({"layer": layer}, tmp_path / folder / "regression.safetensors")
+    for layer, folder in zip(layers, folders, strict=True):
+        load_modules({"layer": layer}, folder / "regression.safetensors")
     assert torch.allclose(layers[0].weight, layers[1].weight, atol=1e-6)
+    one, two = (torch.load(folder / "regression.checkpoint", weights_only=True) for folder in folders)
+    assert one["optimiser"]["state"].keys() == two["optimiser"]["state"].keys()
+    for index, state in one["optimiser"]["state"].items():
+        for key, value in state.items():
+            assert torch.allclose(value, two["optimiser"]["state"][index][key], atol=1e-5), key
+
+
+def test_one_process_goes_on_from_two_that_shared_the_weights(tmp_path: Path, two_processes: Path) -> None:
+    settings: dict[str, Any] = {"accumulate": 2, "updates": 2, "decay_from": 1.0}
+    whole = Regression(12, **settings)
+    train(whole, RunOptions(tmp_path / "whole"))
+    shutil.copytree(two_processes / "shard", tmp_path / "rest")
+    rest = Regression(12, **settings)
+    train(rest, RunOptions(tmp_path / "rest"))
+    assert len(rest.seen) == (12 - 8) * 2 * 2
+    assert torch.allclose(whole.layer.weight, rest.layer.weight, atol=1e-5)
 
 
 def test_processes_that_cannot_share_evenly_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

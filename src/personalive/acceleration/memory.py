@@ -11,8 +11,7 @@ import functools
 import logging
 import os
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,13 +172,16 @@ def parameter_bytes(module: nn.Module) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in [*module.parameters(), *module.buffers()])
 
 
-class _Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Adds up the memory that is alive: each storage from the operation that makes it until nobody holds it."""
+class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Adds up the memory that is alive: each storage from the operation that makes it until nobody holds it.
 
-    def __init__(self) -> None:
+    The storages of `held` existed before and do not count.
+    """
+
+    def __init__(self, held: Iterable[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
-        self._seen: set[int] = set()
+        self._seen = {tensor.untyped_storage()._cdata for tensor in held}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -215,16 +217,9 @@ class _FusedAttention(TorchFunctionMode):
 
 def peak_of(function: Callable[[], object], held: tuple[Tensor, ...] = ()) -> int:
     """Bytes alive at the peak of a function on the meta device, beyond the storages of `held`, which exist before."""
-    with torch.no_grad(), _alive() as alive, _FusedAttention():
-        alive._seen.update(tensor.untyped_storage()._cdata for tensor in held)
+    with torch.no_grad(), Alive(held) as alive, _FusedAttention():
         function()
     return alive.peak
-
-
-@contextmanager
-def _alive() -> Iterator[_Alive]:
-    with _Alive() as mode:
-        yield mode
 
 
 Items = tuple[tuple[str, int], ...]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from personalive.training.checkpoint import TrainingError
 from personalive.training.masters import Masters
@@ -18,6 +18,20 @@ from personalive.training.sharding import is_spread, part, whole
 
 if TYPE_CHECKING:
     from personalive.training.loop import Losses, Stage
+
+
+def mark(stage: Stage) -> dict[str, nn.Parameter]:
+    """All parameters of a stage by their dotted names, told whether they learn."""
+    named = {f"{prefix}.{n}": p for prefix, module in stage.modules().items() for n, p in module.named_parameters()}
+    for name, parameter in named.items():
+        parameter.requires_grad_(stage.learns(name))
+    return named
+
+
+def halve(parameter: nn.Parameter) -> None:
+    """Hold a matrix or kernel in bfloat16. Vectors are small, and norms want them in full."""
+    if parameter.ndim > 1:
+        parameter.data = parameter.data.to(torch.bfloat16)
 
 
 class Learner:
@@ -30,22 +44,20 @@ class Learner:
     def __init__(self, stage: Stage, processes: Processes) -> None:
         self.stage, self.processes = stage, processes
         settings, modules = stage.optimisation, stage.modules()
-        for prefix, module in modules.items():
-            for name, parameter in module.named_parameters():
-                parameter.requires_grad_(stage.learns(f"{prefix}.{name}"))
+        mark(stage)
         half = settings.weights == "bfloat16"
         processes.spread(modules.values(), half)
-        named = {f"{prefix}.{n}": p for prefix, module in modules.items() for n, p in module.named_parameters()}
+        named = mark(stage)  # those that are sharded are others now
         self.named = {name: parameter for name, parameter in named.items() if parameter.requires_grad}
         self.masters = Masters(self.named, settings)
         self.optimiser = build_optimiser(self.masters.tensors, settings)
         self.average = {name: master.detach().clone() for name, master in self.masters.tensors.items()}
         self._frozen: dict[str, Tensor] = {}  # in full precision, where the modules hold less
         for name, parameter in named.items():
-            if half and parameter.ndim > 1 and not is_spread(parameter):
+            if half and not is_spread(parameter):
                 if name not in self.named:
                     self._frozen[name] = parameter.detach().cpu()
-                parameter.data = parameter.data.to(torch.bfloat16)
+                halve(parameter)
 
     def step(self, seed: int, step: int) -> dict[str, float]:
         """The updates of one step's batches; returns the means of the losses over batches and updates.

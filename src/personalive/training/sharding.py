@@ -18,28 +18,36 @@ from torch.distributed.tensor import DTensor
 LARGE = 100_000_000
 """Learning numbers of a network from which on it is sharded; a smaller one stays whole in every process."""
 
+LAYER = 1_000_000
+"""Numbers of a layer from which on it is gathered by itself, when it computes; smaller ones come with the network."""
+
 METHODS = ("project",)
 """What is called of a network beside `forward`, and needs its weights gathered, too."""
 
 
 def shard(networks: Iterable[nn.Module], mesh: DeviceMesh, half: bool) -> None:
-    """Spread what learns of the large networks over a mesh, layer by layer. `half`: layers compute in bfloat16.
+    """Spread what learns of the large networks over a mesh. `half`: large layers are gathered in bfloat16.
 
     What is frozen stays whole: it needs neither gradients nor states.
     """
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, cast_forward_inputs=False)
     for network in networks:
         learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
         if sum(parameter.numel() for parameter in learning) < LARGE:
             continue
-        policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, cast_forward_inputs=False)
-        for layer in list(network.modules()):
-            if isinstance(layer, (nn.Linear, nn.Conv2d)) and layer.weight.requires_grad:
-                fully_shard(layer, mesh=mesh, mp_policy=policy if half else MixedPrecisionPolicy())
+        for layer in [inner for inner in network.modules() if inner is not network and _is_large(inner)]:
+            fully_shard(layer, mesh=mesh, mp_policy=policy if half else MixedPrecisionPolicy())
         frozen = {parameter for parameter in network.parameters() if not parameter.requires_grad}
-        fully_shard(network, mesh=mesh, ignored_params=frozen)
+        # Resharded after each pass: what stayed gathered would not see the next weights.
+        fully_shard(network, mesh=mesh, ignored_params=frozen, reshard_after_forward=True)
         for method in METHODS:
             if hasattr(network, method):
                 register_fsdp_forward_method(network, method)
+
+
+def _is_large(layer: nn.Module) -> bool:
+    """Whether this is a layer with much to learn, and one that computes by being called and no other way."""
+    return isinstance(layer, (nn.Linear, nn.Conv2d)) and layer.weight.requires_grad and layer.weight.numel() >= LAYER
 
 
 def is_spread(tensor: Tensor) -> bool:

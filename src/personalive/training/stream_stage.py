@@ -54,7 +54,7 @@ class StreamStage:
     ) -> None:
         self.config, self.recipe, self.optimisation = config, recipe, recipe.optimisation
         self.device = device or torch.device("cpu")
-        frozen = load_frozen(config, folder).to(self.device)
+        self.frozen = frozen = load_frozen(config, folder).to(self.device)
         self.model = Denoiser(config).to(self.device)
         self.model.checkpointing(recipe.optimisation.checkpointing)
         if folder is not None:
