@@ -180,7 +180,8 @@ class Alive(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, held: Iterable[Tensor] = ()) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
+        self.now = 0
+        self.peak = 0
         self._seen = {tensor.untyped_storage()._cdata for tensor in held}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -217,7 +218,8 @@ class _FusedAttention(TorchFunctionMode):
 
 def peak_of(function: Callable[[], object], held: tuple[Tensor, ...] = ()) -> int:
     """Bytes alive at the peak of a function on the meta device, beyond the storages of `held`, which exist before."""
-    with torch.no_grad(), Alive(held) as alive, _FusedAttention():
+    alive = Alive(held)
+    with torch.no_grad(), alive, _FusedAttention():
         function()
     return alive.peak
 

@@ -25,7 +25,7 @@ _LAUNCHED = "PERSONALIVE_PROCESS"  # set in the processes that --processes start
 
 @reported
 def train_stage_or_export(
-    run: Annotated[Path, typer.Option(help="The folder for checkpoints, log and sample pictures.")],
+    run: Annotated[Path | None, typer.Option(help="The folder for checkpoints, log and sample pictures.")] = None,
     stage: Annotated[str | None, typer.Option(help=f"One of {', '.join(STAGES)}, in this order.")] = None,
     data: Annotated[
         Path | None, typer.Option(help="The folder of rendered people (`personalive data render`).")
@@ -57,6 +57,10 @@ def train_stage_or_export(
         list[str] | None,
         typer.Option("--config-set", help="A single size or constant, e.g. stream.keyframes=0; repeatable."),
     ] = None,
+    estimate: Annotated[
+        bool,
+        typer.Option("--estimate", help="Print what memory the stage will take; train nothing."),
+    ] = False,
     init: Annotated[
         str | None, typer.Option(help="Begin from a trained model: a built-in model's name or a checkpoint file.")
     ] = None,
@@ -70,8 +74,8 @@ def train_stage_or_export(
     Ctrl-C saves a checkpoint and ends; the same command goes on from there. For several machines start the command on
     each by `accelerate launch -m personalive train ...` instead of --processes.
     """
-    _check_training(stage, data, export, config)
-    if processes > 1 and _LAUNCHED not in os.environ:
+    _check_training(stage, data, export, config, estimate)
+    if processes > 1 and not estimate and _LAUNCHED not in os.environ:
         _launch(processes, device)
         return
     start_log(logging.INFO, "%(asctime)s %(message)s")
@@ -87,6 +91,14 @@ def train_stage_or_export(
     numbers = load_recipe(recipe, dict(_assignment(text) for text in assign or []))
     if threads is not None:
         torch.set_num_threads(max(1, threads))
+    if estimate:
+        from personalive.training.estimate import estimate as estimated
+
+        assert stage is not None
+        typer.echo("\n".join(estimated(stage, sizes, numbers, processes if shard else 1).lines()))
+        return
+    if run is None:
+        raise ConfigError("--run is missing, the folder for checkpoints, log and sample pictures")
     if stage is not None and data is not None:
         start = None if init is None else _trained(init, sizes)
         with progress_bar(stage, "steps") as progress:
@@ -144,13 +156,15 @@ def _trained(model: str, sizes: ModelConfig) -> Networks:
     return networks
 
 
-def _check_training(stage: str | None, data: Path | None, export: Path | None, config: str) -> None:
+def _check_training(stage: str | None, data: Path | None, export: Path | None, config: str, estimate: bool) -> None:
     """Raises ConfigError for options that do not go together."""
     if stage is None and export is None:
         raise ConfigError("nothing to do; give --stage to train, --export to write a checkpoint, or both")
     if stage is not None and stage not in STAGES:
         raise ConfigError(f"there is no stage {stage!r}; choose one of {', '.join(STAGES)}")
-    if stage is not None and data is None:
+    if estimate and stage is None:
+        raise ConfigError("--estimate needs --stage")
+    if stage is not None and data is None and not estimate:
         raise ConfigError("--stage needs --data, the folder of rendered people; `personalive data render` makes one")
     if config not in CONFIGS:
         raise ConfigError(f"there is no config {config!r}; choose one of {', '.join(CONFIGS)}")

@@ -1,8 +1,8 @@
 """Makes a training step run on tensors without values, as a GPU would run it, so that its memory can be counted.
 
-On the meta device nothing is computed: shapes and types are all there is. Three things need help. What asks for a value
-gets one (every number is 0, every question is answered yes, so that all keyframe slots are in use); autocast, which torch
-does not offer there, is done by its published rules; and attention takes the memory of the fused kernels.
+On the meta device nothing is computed: shapes and types are all there is. Three things need help. What asks for a
+value gets one (every number is 0, every question is answered yes, so that all keyframe slots are in use); autocast,
+which torch does not offer there, is done by its published rules; and attention takes the memory of the fused kernels.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils._device import DeviceContext
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
-HALVED = frozenset(
-    "linear conv2d conv_transpose2d matmul __matmul__ bmm baddbmm addmm scaled_dot_product_attention".split()
-)
+_HALVED = "linear conv2d conv_transpose2d matmul __matmul__ bmm baddbmm addmm scaled_dot_product_attention"
+HALVED = frozenset(_HALVED.split(" "))
 """What autocast computes in bfloat16, of the operations that occur here."""
 
-FULL = frozenset(
-    "group_norm layer_norm softmax log_softmax softplus norm prod sum cumsum pow __pow__ exp log rsqrt reciprocal mse_loss "
-    "l1_loss normalize cosine_similarity __rdiv__ __rpow__".split()
+_FULL = (
+    "group_norm layer_norm softmax log_softmax softplus norm prod sum cumsum pow __pow__ exp log rsqrt reciprocal "
+    "mse_loss l1_loss normalize cosine_similarity __rdiv__ __rpow__"
 )
+FULL = frozenset(_FULL.split(" "))
 """What autocast computes in float32."""
 
 WIDEST = frozenset(["cat", "stack", "grid_sample", "addcmul", "addcdiv"])
@@ -54,7 +54,7 @@ class Rehearsal(DeviceContext):
     """
 
     def __init__(self, half: bool) -> None:
-        super().__init__("meta")  # type: ignore[no-untyped-call]
+        super().__init__("meta")
         self._half = half
         self._copies: dict[int, Tensor] = {}
         self._keeps = True
@@ -108,7 +108,7 @@ def _is(value: Any, dtype: torch.dtype) -> bool:
 
 
 def _flat(values: Any) -> list[Any]:
-    return torch.utils._pytree.tree_flatten(values)[0]
+    return tree_flatten(values)[0]
 
 
 def _staying(args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -132,9 +132,9 @@ def _number(tensor: Tensor) -> Any:
 _ANSWERS: dict[str, Any] = {
     "tolist": _values,
     "item": _number,
-    "__bool__": lambda tensor: True,
-    "__int__": lambda tensor: 0,
-    "__index__": lambda tensor: 0,
-    "__float__": lambda tensor: 0.0,
+    "__bool__": lambda _: True,
+    "__int__": lambda _: 0,
+    "__index__": lambda _: 0,
+    "__float__": lambda _: 0.0,
     "numpy": lambda tensor: np.zeros(tensor.shape, str(tensor.dtype).removeprefix("torch.")),
 }

@@ -14,6 +14,7 @@ from personalive.errors import InputError
 from personalive.training.autoencoder_stage import AutoencoderStage
 from personalive.training.checkpoint import load_modules, save_modules
 from personalive.training.clips import Corpus, check_apart, load_corpus
+from personalive.training.estimate import ESTIMATED, estimate
 from personalive.training.image_stage import ImageStage
 from personalive.training.loop import RunOptions, Stage, train
 from personalive.training.motion_stage import MotionStage
@@ -36,6 +37,8 @@ def train_stage(
     """
     processes = Processes(options.device, options.shard)
     processes.accept(getattr(recipe, name).optimisation)
+    if processes.device.type == "cuda" and name in ESTIMATED:
+        _refuse_what_does_not_fit(name, config, recipe, processes)
     if processes.first:
         logger.info("reading the shards of %s", data)
     train_corpus = load_corpus(_shards(data, "train"), size=config.image_size)
@@ -52,6 +55,15 @@ def train_stage(
     if init is not None and own:  # later stages begin from the parts of the stage before them anyway
         load_modules({part: stage.modules()[part] for part in own}, options.folder / f"{name}.safetensors")
     return train(stage, options, processes)
+
+
+def _refuse_what_does_not_fit(name: str, config: ModelConfig, recipe: Recipe, processes: Processes) -> None:
+    """Tell what memory a stage will take on a GPU. Raises ConfigError when it is more than the GPU has."""
+    found = estimate(name, config, recipe, processes.count if processes.sharded else 1)
+    if processes.first:
+        for line in found.lines():
+            logger.info(line)
+    found.check(torch.cuda.mem_get_info(processes.device)[1])
 
 
 def _build(
