@@ -142,14 +142,12 @@ def test_what_is_held_is_what_a_learner_holds(held: dict[str, Estimate]) -> None
         rest: list[Tensor] = [
             p for module in stage.modules().values() for p in module.parameters() if not p.requires_grad
         ]
-            p for module in stage.modules().values() for p in module.parameters() if not p.requires_grad
-        ]
         rest += [*stage.autoencoder.parameters(), *stage.autoencoder.buffers()]
         assert held[name].held["weights that do not"] == sum(p.numel() * p.element_size() for p in rest)
         apart = sum(m.numel() * 4 for m in learner.masters.tensors.values())
         average = sum(a.numel() * 4 for a in learner.average.values())
         if name == "paper":
-            assert held[name].main >= 2 * apart + average
+            assert held[name].main >= 3 * apart + average  # two moments beside the copies
         else:
             assert held[name].main == 0
             assert held[name].held["average"] == average
