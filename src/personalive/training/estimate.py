@@ -113,6 +113,8 @@ def estimate(name: str, config: ModelConfig, recipe: Recipe, processes: int = 1)
     batch, validating = Alive(there), Alive(there)
     with batch:
         _work_off(stage, rehearsal)
+    if isinstance(stage, StreamStage):  # as many windows as it takes until one shows a driving frame
+        stage.recipe = dataclasses.replace(stage.recipe, windows=config.stream.levels)
     with validating, rehearsal, torch.no_grad():
         stage.validate()
     learning = sum(parameter.numel() for parameter in named.values() if parameter.requires_grad)
