@@ -166,7 +166,7 @@ class Learner:
     def _whole(self, name: str, value: Tensor) -> Tensor:
         """What belongs to a parameter, of all processes; memory holds it once: others than the first get nothing."""
         if not is_spread(self.named[name]):
-            return value
+            return value.detach()
         everything = whole(value, self.named[name])
         return everything.cpu() if self.processes.first else everything.new_empty(0)
 
