@@ -43,35 +43,35 @@ def write_comparison(folder: Path, found: Sequence[VariantFigures]) -> str:
 
 def page(found: Sequence[VariantFigures], source: dict[str, str]) -> str:
     """A table, speed against each measure, and each variant's crossings as dots."""
-    head = ["variant", "frames per second"]
+    head = ["variant", "frames/s"]
     for name, (theirs, higher) in MEASURES.items():
-        head += [f"{name} ({'higher' if higher else 'lower'} is better)", f"paper: {theirs}"]
-    lines = []
+        head += [f"{name} {'↑' if higher else '↓'}", f"paper: {theirs}"]
+    lines, planes, dots = [], [], []
     for figures in found:
         published = paper(figures.name) or {}
         cells = [figures.name, number(figures.speed)]
         for name in MEASURES:
             cells += [number(figures.estimate(name).mean), number(published.get(name, math.nan))]
         lines.append(cells)
-    planes, dots = [], []
-    for name in MEASURES:
+    for name, (_, higher) in MEASURES.items():
+        title = f"{name} ({'higher' if higher else 'lower'} is better)"
         points = {v.name: (v.speed, v.estimate(name).mean) for v in found if v.speed > 0}
         known = {variant: point for variant, point in points.items() if not math.isnan(point[1])}
         if len(known) > 1:
-            planes.append(plots.plane("frames per second", name, known))
-        for figures in found:
-            e = figures.estimate(name)
-            if e.count > 1:
-                values = {f"{case.portrait} by {case.driver}": getattr(case, name) for case in figures.cases}
-                dots.append(plots.distribution(f"{figures.name}: {name}", values, e))
+            planes.append(plots.plane("frames per second", title, known))
+        dots.append(plots.distributions(title, {v.name: (_crossings(v, name), v.estimate(name)) for v in found}))
     listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in source.items())
     parts = [
         heading("Variants"),
         note("Everybody driven by the next. Ours are the yardstick's figures, the paper's those of its networks and "
-             "data: compare the direction of changes, not the numbers."),
+             "data: compare the direction of changes, not the numbers. An arrow says which way is better."),
         table(head, lines),
         f"<h2>Speed against quality</h2><div class=grid>{''.join(planes)}</div>" if planes else "",
-        f"<h2>Crossings</h2><div class=grid>{''.join(dots)}</div>" if dots else "",
+        f"<h2>Crossings</h2><div class=grid>{''.join(dots)}</div>" if any(dots) else "",
         f"<h2>Where this comes from</h2><dl>{listed}</dl>",
     ]  # fmt: skip
     return "\n".join(parts)
+
+
+def _crossings(figures: VariantFigures, measure: str) -> dict[str, float]:
+    return {f"{case.portrait} by {case.driver}": getattr(case, measure) for case in figures.cases}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
 from personalive.evaluation.statistics import Estimate
@@ -74,55 +74,69 @@ def _path(values: Sequence[float], low: float, high: float) -> str:
 
 def distribution(name: str, values: Mapping[str, float], estimate: Estimate) -> str:
     """A dot for each case, named on hover, with the mean and its interval."""
-    known = {case: value for case, value in values.items() if not math.isnan(value)}
-    low, high = min(known.values()), max(known.values())
-    spread = (high - low) or 1.0
+    return distributions(name, {"": (values, estimate)}, f", mean {number(estimate.mean)}")
+
+
+def distributions(name: str, rows: Mapping[str, tuple[Mapping[str, float], Estimate]], remark: str = "") -> str:
+    """The same for several, one above the other on one scale, each with its name; nothing where nothing is known."""
+    known = {row: {case: v for case, v in values.items() if not math.isnan(v)} for row, (values, _) in rows.items()}
+    everything = [value for values in known.values() for value in values.values()]
+    if not everything:
+        return ""
+    low, high = min(everything), max(everything)
 
     def x(value: float) -> float:
-        return 10 + (value - low) / spread * (WIDTH - 20)
+        return 10 + (value - low) / ((high - low) or 1.0) * (WIDTH - 20)
 
-    band = ""
+    parts, y = [], 0
+    for row, (_, estimate) in rows.items():
+        if row:
+            parts.append(f"<text x=10 y={y + 12}>{escape(row)}, mean {number(estimate.mean)}</text>")
+            y += 14
+        parts.append(_dots(known[row], estimate, x, y))
+        y += 38
+    return (
+        f"<figure><figcaption><b>{escape(name)}</b>{escape(remark)}</figcaption>"
+        f"<svg viewBox='0 0 {WIDTH} {y + 14}' role=img aria-label='{escape(name)} by video'>{''.join(parts)}"
+        f"<text x=10 y={y + 11}>{number(low)}</text>"
+        f"<text x={WIDTH - 10} y={y + 11} text-anchor=end>{number(high)}</text></svg></figure>"
+    )
+
+
+def _dots(values: Mapping[str, float], estimate: Estimate, x: Callable[[float], float], y: int) -> str:
+    """One row, 36 high: interval, axis, mean, dots."""
+    band = mean = ""
     if not math.isnan(estimate.low):
         wide = max(x(estimate.high) - x(estimate.low), 1)
-        band = f"<rect class=band x={x(estimate.low):.1f} y=6 width={wide:.1f} height=28 />"
+        band = f"<rect class=band x={x(estimate.low):.1f} y={y + 6} width={wide:.1f} height=28 />"
+    if not math.isnan(estimate.mean):
+        middle = x(estimate.mean)
+        mean = f"<line class=mean x1={middle:.1f} x2={middle:.1f} y1={y + 6} y2={y + 36} />"
     dots = "".join(
-        f"<circle class=dot cx={x(value):.1f} cy={20 + 7 * ((place % 3) - 1)} r=4>{_hover(case, value)}</circle>"
-        for place, (case, value) in enumerate(known.items())
+        f"<circle class=dot cx={x(value):.1f} cy={y + 20 + 7 * ((place % 3) - 1)} r=4>{_hover(case, value)}</circle>"
+        for place, (case, value) in enumerate(values.items())
     )
-    middle = x(estimate.mean)
-    return (
-        f"<figure><figcaption><b>{escape(name)}</b>, mean {number(estimate.mean)}</figcaption>"
-        f"<svg viewBox='0 0 {WIDTH} 54' role=img aria-label='{escape(name)} by video'>"
-        f"<line class=axis x1=10 x2={WIDTH - 10} y1=36 y2=36 />{band}"
-        f"<line class=mean x1={middle:.1f} x2={middle:.1f} y1=6 y2=36 />{dots}<text x=10 y=50>{number(low)}</text>"
-        f"<text x={WIDTH - 10} y=50 text-anchor=end>{number(high)}</text></svg>"
-        "</figure>"
-    )
+    return f"{band}<line class=axis x1=10 x2={WIDTH - 10} y1={y + 36} y2={y + 36} />{mean}{dots}"
 
 
 def plane(x_name: str, y_name: str, points: Mapping[str, tuple[float, float]]) -> str:
-    """Named dots, x to the right on a scale of powers, y upwards; the first one in front colour."""
+    """Numbered dots, named below, x to the right on a scale of powers, y upwards; the first one in front colour."""
     xs, ys = ([math.log10(x) for x, _ in points.values()], [y for _, y in points.values()])
     left, right, low, high = min(xs), max(xs), min(ys), max(ys)
-
-    def place(x: float, y: float) -> tuple[float, float]:
-        across = (math.log10(x) - left) / ((right - left) or 1.0)
-        return 20 + across * (WIDTH - 130), 150 - (y - low) / ((high - low) or 1.0) * 120
-
     marks = []
-    for order, (name, (x, y)) in enumerate(points.items()):
-        cx, cy = place(x, y)
-        kind = "dot" if order == 0 else "dot other"
-        marks.append(
-            f"<circle class='{kind}' cx={cx:.1f} cy={cy:.1f} r=5>{_hover(name, x, y)}</circle>"
-            f"<text x={cx + 9:.1f} y={cy + 4:.1f}>{escape(name[:16])}</text>"
-        )
+    for order, (name, (x, y)) in enumerate(points.items(), 1):
+        cx = 22 + (math.log10(x) - left) / ((right - left) or 1.0) * (WIDTH - 60)
+        cy = 130 - (y - low) / ((high - low) or 1.0) * 110
+        kind = "dot" if order == 1 else "dot other"
+        marks.append(f"<circle class='{kind}' cx={cx:.1f} cy={cy:.1f} r=5>{_hover(name, x, y)}</circle>")
+        marks.append(f"<text x={cx + 8:.1f} y={cy + 4:.1f}>{order}</text>")
+    names = ", ".join(f"{order} {name}" for order, name in enumerate(points, 1))
     return (
-        f"<figure><svg viewBox='0 0 {WIDTH} 186' role=img aria-label='{escape(y_name)} against {escape(x_name)}'>"
-        f"<line class=axis x1=10 x2=10 y1=20 y2=164 /><line class=axis x1=10 x2={WIDTH - 10} y1=164 y2=164 />"
-        f"{''.join(marks)}<text x=10 y=12>{escape(y_name)}: {number(low)} to {number(high)}</text>"
-        f"<text x={WIDTH - 10} y=181 text-anchor=end>{escape(x_name)}: {number(10**left)} to {number(10**right)}</text>"
-        "</svg></figure>"
+        f"<figure><figcaption><b>{escape(y_name)}</b>, {number(low)} to {number(high)}</figcaption>"
+        f"<svg viewBox='0 0 {WIDTH} 164' role=img aria-label='{escape(y_name)} against {escape(x_name)}'>"
+        f"<line class=axis x1=10 x2=10 y1=10 y2=144 /><line class=axis x1=10 x2={WIDTH - 10} y1=144 y2=144 />"
+        f"{''.join(marks)}<text x={WIDTH - 10} y=160 text-anchor=end>{escape(x_name)}: {number(10**left)} to "
+        f"{number(10**right)}</text></svg><figcaption>{escape(names)}</figcaption></figure>"
     )
 
 
