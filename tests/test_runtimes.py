@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -87,7 +88,8 @@ def test_files_are_made_once(name: str, tmp_path: Path, monkeypatch: pytest.Monk
         assert set(unet._run) == {0, 1}
     assert made == [0, 1]
     assert opened == ["-0.onnx", "-1.onnx"] * 2
-    assert said == [f"making 2 files of the window pass in {tmp_path / 'windows'}, once for this model"]
+    (line,) = said
+    assert line.startswith(f"making 2 files of the window pass in {tmp_path / 'windows'}, once for this model: ")
 
 
 @pytest.mark.slow
@@ -140,6 +142,10 @@ def test_what_cannot_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be made"):
         window_files(networks, tmp_path / "file" / "windows")
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1 << 20))
+    with pytest.raises(OutputError, match="GB of the disk are free"):
+        window_files(networks, tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"file"}
 
 
 @pytest.mark.parametrize(("package", "opener"), [("onnxruntime", open_onnx), ("openvino", open_openvino)])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,9 @@ from personalive.weights.record import unheard
 EAGER, COMPILE = "eager", "compile"
 OPENERS: dict[str, Callable[[Path], FlatRun]] = {"onnxruntime": open_onnx, "openvino": open_openvino}
 RUNTIMES = (EAGER, COMPILE, *OPENERS)
+
+SPARE = 64 << 20
+"""Bytes of disk that stay free."""
 
 
 def check_runtime(name: str) -> None:
@@ -60,11 +64,15 @@ def window_files(networks: Networks, folder: Path, tell: Callable[[str], object]
     paths = [folder / f"{stem}-{count}.onnx" for count in range(networks.config.stream.keyframes + 1)]
     absent = [count for count, path in enumerate(paths) if not path.is_file()]
     if absent:
-        tell(f"making {len(absent)} files of the window pass in {folder}, once for this model")
+        size = len(absent) * sum(tensor.nbytes for tensor in own_unet(networks).parameters())
+        tell(f"making {len(absent)} files of the window pass in {folder}, once for this model: {size / 1e6:.0f} MB")
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            free = shutil.disk_usage(folder).free
         except OSError as error:
             raise OutputError(f"{folder} cannot be made: {error.strerror or error}") from error
+        if free < size + SPARE:
+            raise OutputError(f"{folder}: {size / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB of the disk are free")
     for count in absent:
         export_onnx(networks, paths[count], count)
     return paths
