@@ -331,7 +331,7 @@ def test_a_configuration_that_is_wrong(text: str, problem: str, tmp_path: Path) 
 def test_production_size_from_published_files_to_frames(tmp_path: Path) -> None:
     """12 GB of published files, filled by the goldens' rule -> convert -> from_pretrained -> frames, on the CPU.
 
-    Needs 18 GB of disk; took 16.4 GB of memory at the peak (files that are mapped counted) and 13 minutes when last run.
+    Needs 18 GB of disk; took 16.4 GB of memory at the peak (mapped files counted) and 13 minutes when last run.
     The networks have their production sizes; the pictures are 128 pixels wide (as in the `unet_full` golden), since a
     step at 512 takes a CPU minutes.
     """
