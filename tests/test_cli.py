@@ -119,7 +119,7 @@ def test_animate_passes_every_option_on(command: Command, monkeypatch: pytest.Mo
 
 
 def test_wrong_usage_ends_with_2(command: Command) -> None:
-    for arguments in (["animate", "a.png"], ["animate", "a", "b", "--seed", "x"], ["dance"], ["train"]):
+    for arguments in (["animate", "a.png"], ["animate", "a", "b", "--seed", "x"], ["dance"], ["data", "render"]):
         ended = command(*arguments)
         assert ended.code == 2
         assert "Traceback" not in ended.err

@@ -74,7 +74,7 @@ def train_stage_or_export(
     Ctrl-C saves a checkpoint and ends; the same command goes on from there. For several machines start the command on
     each by `accelerate launch -m personalive train ...` instead of --processes.
     """
-    _check_training(stage, data, export, config, estimate)
+    _check_training(run, stage, data, export, config, estimate)
     if processes > 1 and not estimate and _LAUNCHED not in os.environ:
         _launch(processes, device)
         return
@@ -97,8 +97,7 @@ def train_stage_or_export(
         assert stage is not None
         typer.echo("\n".join(estimated(stage, sizes, numbers, processes if shard else 1).lines()))
         return
-    if run is None:
-        raise ConfigError("--run is missing, the folder for checkpoints, log and sample pictures")
+    assert run is not None
     if stage is not None and data is not None:
         start = None if init is None else _trained(init, sizes)
         with progress_bar(stage, "steps") as progress:
@@ -156,7 +155,9 @@ def _trained(model: str, sizes: ModelConfig) -> Networks:
     return networks
 
 
-def _check_training(stage: str | None, data: Path | None, export: Path | None, config: str, estimate: bool) -> None:
+def _check_training(
+    run: Path | None, stage: str | None, data: Path | None, export: Path | None, config: str, estimate: bool
+) -> None:
     """Raises ConfigError for options that do not go together."""
     if stage is None and export is None:
         raise ConfigError("nothing to do; give --stage to train, --export to write a checkpoint, or both")
@@ -164,6 +165,8 @@ def _check_training(stage: str | None, data: Path | None, export: Path | None, c
         raise ConfigError(f"there is no stage {stage!r}; choose one of {', '.join(STAGES)}")
     if estimate and stage is None:
         raise ConfigError("--estimate needs --stage")
+    if run is None and not estimate:
+        raise ConfigError("--run is missing, the folder for checkpoints, log and sample pictures")
     if stage is not None and data is None and not estimate:
         raise ConfigError("--stage needs --data, the folder of rendered people; `personalive data render` makes one")
     if config not in CONFIGS:
