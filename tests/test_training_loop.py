@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import csv
-import dataclasses
 import os
 import random
 import shutil
@@ -24,19 +23,6 @@ from personalive.training.processes import Processes, seeded
 from personalive.training.recipe import Optimisation
 from toy_stage import Regression
 
-
-class _Stops(Optimisation):
-    """An Optimisation that ends after `last` steps while its schedule stays that of the whole run."""
-
-    def __init__(self, whole: Optimisation, last: int) -> None:
-        super().__init__(**dataclasses.asdict(whole) | {"steps": last})
-        object.__setattr__(self, "whole", whole)
-
-    def rate_at(self, step: int) -> float:
-        whole: Optimisation = object.__getattribute__(self, "whole")
-        return whole.rate_at(step)
-
-
 HALF = {"precision": "bfloat16", "weights": "bfloat16", "offload": True}
 
 
@@ -48,9 +34,8 @@ def test_a_resumed_run_equals_an_unbroken_one(tmp_path: Path, settings: dict[str
     before = first.frozen.weight.clone()
     train(whole, RunOptions(tmp_path / "a"))
     # The first part ends early (as a budget would end it), the second resumes under the full schedule.
-    first.optimisation = _Stops(first.optimisation, 17)
-    train(first, RunOptions(tmp_path / "b"))
-    train(second, RunOptions(tmp_path / "b"))
+    assert train(first, RunOptions(tmp_path / "b"), until=17).step == 17
+    assert train(second, RunOptions(tmp_path / "b")).step == 40
     assert first.seen + second.seen == whole.seen
     assert torch.equal(whole.layer.weight, second.layer.weight)
     assert torch.equal(before.to(first.frozen.weight.dtype), first.frozen.weight)
@@ -90,15 +75,18 @@ def test_random_numbers_are_a_function_of_their_seed() -> None:
 
 
 def test_a_budget_of_nothing_saves_and_stops(tmp_path: Path) -> None:
-    figures = train(Regression(1000), RunOptions(tmp_path, budget_minutes=0.0))
-    assert "weight" in figures
+    ended = train(Regression(1000), RunOptions(tmp_path, budget_minutes=0.0))
+    assert ended.stopped
+    assert "weight" in ended.figures
     assert torch.load(tmp_path / "regression.checkpoint", weights_only=True)["step"] <= 1
 
 
 def test_sigterm_saves_and_stops(tmp_path: Path) -> None:
     stage = Regression(1000)
     stage.at_step = lambda step: os.kill(os.getpid(), signal.SIGTERM) if step == 5 else None
-    assert "weight" in train(stage, RunOptions(tmp_path))
+    ended = train(stage, RunOptions(tmp_path))
+    assert (ended.stopped, ended.step) == (True, 6)
+    assert "weight" in ended.figures
     assert torch.load(tmp_path / "regression.checkpoint", weights_only=True)["step"] == 6
     assert (tmp_path / "regression.safetensors").exists()
 
@@ -240,8 +228,8 @@ def _worker(rank: int, port: int, folder: str, accumulate: int) -> None:
     sharding.LARGE = 1
     for name, settings in WAYS.items():
         stage = Regression(8, accumulate=accumulate, updates=2, decay_from=1.0, **settings)
-        figures = train(stage, RunOptions(Path(folder) / name, log_steps=2, shard="shard" in name))
-        assert bool(figures) == (rank == 0)
+        ended = train(stage, RunOptions(Path(folder) / name, log_steps=2, shard="shard" in name))
+        assert bool(ended.figures) == (rank == 0)
     torch.distributed.destroy_process_group()
 
 

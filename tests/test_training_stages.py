@@ -46,10 +46,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     config, recipe, people, held_out = toy_config(), quick(), corpus(), corpus(2, seed=1)
     options = RunOptions(folder)
-    assert train(AutoencoderStage(config, recipe.autoencoder, people, held_out), options)["l1"] > 0
-    assert train(MotionStage(config, recipe.motion, people, held_out), options)["yaw_deg"] > 0
-    assert train(ImageStage(config, recipe.image, folder, people, held_out), options)["copy"] > 0
-    assert train(RolloutStage(config, recipe.rollout, folder, people, held_out), options)["one_step"] > 0
+    assert train(AutoencoderStage(config, recipe.autoencoder, people, held_out), options).figures["l1"] > 0
+    assert train(MotionStage(config, recipe.motion, people, held_out), options).figures["yaw_deg"] > 0
+    assert train(ImageStage(config, recipe.image, folder, people, held_out), options).figures["copy"] > 0
+    assert train(RolloutStage(config, recipe.rollout, folder, people, held_out), options).figures["one_step"] > 0
     return folder
 
 
@@ -57,7 +57,7 @@ def test_the_stream_stage_changes_temporal_modules_only(run: Path) -> None:
     config, people, held_out = toy_config(), corpus(), corpus(2, seed=1)
     stage = StreamStage(config, quick().stream, run, people, held_out)
     before = {k: v.clone() for k, v in stage.model.denoising_unet.state_dict().items()}
-    assert train(stage, RunOptions(run))["latent_l1"] > 0
+    assert train(stage, RunOptions(run)).figures["latent_l1"] > 0
     after = stage.model.denoising_unet.state_dict()
     changed = {k for k in before if not torch.equal(before[k], after[k])}
     assert changed

@@ -41,6 +41,10 @@ def train_stage_or_export(
         bool, typer.Option("--resume/--fresh", help="Go on from the last checkpoint, or begin anew.")
     ] = True,
     budget_minutes: Annotated[float | None, typer.Option(help="Stop after so many minutes; resume later.")] = None,
+    people_at_once: Annotated[
+        int | None, typer.Option(min=1, help="For data that memory cannot hold: so many people at a time.")
+    ] = None,
+    steps_at_once: Annotated[int, typer.Option(min=1, help="Steps with them before others come.")] = 1000,
     threads: Annotated[int | None, typer.Option(help="CPU threads of each process.")] = None,
     processes: Annotated[
         int,
@@ -108,6 +112,8 @@ def train_stage_or_export(
                 seed=seed,
                 device=device,
                 shard=shard,
+                people_at_once=people_at_once,
+                steps_at_once=steps_at_once,
                 report=progress,
             )
             figures = train_stage(stage, sizes, numbers, data, options, start)

@@ -38,6 +38,14 @@ def save(path: Path, stage: Stage, state: dict[str, Any], step: int) -> None:
         raise TrainingError(f"cannot write {path} ({error}); the checkpoint before it is kept") from error
 
 
+def reached(path: Path) -> int:
+    """The step of a checkpoint; 0 where there is none. A file that is none is `restore`'s to complain of: 0 as well."""
+    try:
+        return int(torch.load(path, weights_only=True, map_location="cpu", mmap=True)["step"])
+    except Exception:
+        return 0
+
+
 def restore(path: Path, learner: Learner) -> int:
     """The inverse of `save`: fills the stage, its optimiser and its average, and returns the step.
 

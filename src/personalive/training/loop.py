@@ -62,6 +62,7 @@ class RunOptions:
     """Where and how long: `folder` holds checkpoints, log and samples; times in minutes.
 
     `report(step, steps)` is called after every step. `shard`: several processes hold a part each of large networks.
+    `people_at_once`: so many people are in memory, others every `steps_at_once` steps; None: all of them.
     """
 
     folder: Path
@@ -70,6 +71,8 @@ class RunOptions:
     seed: int = 0
     device: str = "cpu"
     shard: bool = False
+    people_at_once: int | None = None
+    steps_at_once: int = 1000
     checkpoint_minutes: float = 3.0
     validate_minutes: float = 5.0
     log_steps: int = 50
@@ -94,10 +97,19 @@ class _Stop:
         self.asked = True
 
 
-def train(stage: Stage, options: RunOptions, processes: Processes | None = None) -> dict[str, float]:
-    """Run a stage until its last step or the budget. Saves `STAGE.safetensors`; returns the last validation.
+@dataclass(frozen=True)
+class Ended:
+    """Where a run ended: its last validation, the step it reached, and whether the budget or a signal stopped it."""
 
-    Of several processes the first one writes; the others return nothing. Raises TrainingError when a loss is not a
+    figures: dict[str, float]
+    step: int
+    stopped: bool
+
+
+def train(stage: Stage, options: RunOptions, processes: Processes | None = None, until: int | None = None) -> Ended:
+    """Run a stage until its last step, the step `until`, or the budget. Saves `STAGE.safetensors`.
+
+    Of several processes the first one writes; the others end without figures. Raises TrainingError when a loss is not a
     number (the last good checkpoint stays) or a checkpoint is foreign, ConfigError when these processes cannot work by
     the stage's settings.
     """
@@ -110,10 +122,11 @@ def train(stage: Stage, options: RunOptions, processes: Processes | None = None)
     step = restore(checkpoint, learner) if options.resume and checkpoint.exists() else 0
     processes.wait()  # nobody writes before everybody has read
     log = Log(options.folder, stage.name, fresh=step == 0) if processes.first else None
-    begin = time.monotonic()
+    begin, ending = time.monotonic(), False
+    end = stage.optimisation.steps if until is None else min(until, stage.optimisation.steps)
     saving, looking = _Rhythm(options.checkpoint_minutes), _Rhythm(options.validate_minutes)
     with _Stop() as stop:
-        while step < stage.optimisation.steps:
+        while step < end:
             over = options.budget_minutes is not None and time.monotonic() - begin > options.budget_minutes * 60
             # What all processes do together they have to agree on; the first one's clock decides.
             wishes = (stop.asked or over, saving.due and processes.first, looking.due and processes.first)
@@ -142,11 +155,10 @@ def train(stage: Stage, options: RunOptions, processes: Processes | None = None)
     _save(checkpoint, learner, step)
     figures = _look(learner, log, step)
     trained = learner.trained()
-    if log is None:
-        return {}
-    save_tensors(trained, options.folder / f"{stage.name}.safetensors", stage.config)
-    log.close()
-    return figures
+    if log is not None:
+        save_tensors(trained, options.folder / f"{stage.name}.safetensors", stage.config)
+        log.close()
+    return Ended({} if log is None else figures, step, ending)
 
 
 class _Rhythm:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,8 +15,8 @@ from personalive.config import ModelConfig
 from personalive.contracts import Networks
 from personalive.errors import InputError
 from personalive.training.autoencoder_stage import AutoencoderStage
-from personalive.training.checkpoint import load_modules, save_modules
-from personalive.training.clips import Corpus, check_apart, load_corpus
+from personalive.training.checkpoint import load_modules, reached, save_modules
+from personalive.training.clips import Corpus, check_apart, load_corpus, stream_corpora
 from personalive.training.estimate import ESTIMATED, estimate
 from personalive.training.image_stage import ImageStage
 from personalive.training.loop import RunOptions, Stage, train
@@ -41,20 +44,42 @@ def train_stage(
         _refuse_what_does_not_fit(name, config, recipe, processes)
     if processes.first:
         logger.info("reading the shards of %s", data)
-    train_corpus = load_corpus(_shards(data, "train"), size=config.image_size)
     held_out = load_corpus(_shards(data, "test"), size=config.image_size)
-    check_apart(train_corpus, held_out)
-    if processes.first:
-        logger.info("%d people to train on, %d held out", train_corpus.people, held_out.people)
     if init is not None and processes.first:
         start_from(init, options.folder)
     processes.wait()
-    seeded(options.seed)  # of fresh weights
-    stage = _build(name, config, recipe, options.folder, train_corpus, held_out, processes)
-    own = {"motion": ("motion_extractor", "motion_encoder"), "image": MODULES}.get(name, ())
-    if init is not None and own:  # later stages begin from the parts of the stage before them anyway
-        load_modules({part: stage.modules()[part] for part in own}, options.folder / f"{name}.safetensors")
-    return train(stage, options, processes)
+    begin, budget = time.monotonic(), options.budget_minutes
+    for people, until in _people(_shards(data, "train"), config.image_size, name, options):
+        check_apart(people, held_out)
+        if processes.first:
+            logger.info("%d people to train on, %d held out", people.people, held_out.people)
+        seeded(options.seed)  # of fresh weights
+        stage = _build(name, config, recipe, options.folder, people, held_out, processes)
+        own = {"motion": ("motion_extractor", "motion_encoder"), "image": MODULES}.get(name, ())
+        if init is not None and own:  # later stages begin from the parts of the stage before them anyway
+            load_modules({part: stage.modules()[part] for part in own}, options.folder / f"{name}.safetensors")
+        left = None if budget is None else budget - (time.monotonic() - begin) / 60
+        ended = train(stage, replace(options, budget_minutes=left), processes, until)
+        if ended.stopped or ended.step >= stage.optimisation.steps:
+            break
+        options = replace(options, resume=True)
+        processes.wait()  # until the first one has written what all go on from
+    return ended.figures
+
+
+def _people(paths: list[Path], size: int, name: str, options: RunOptions) -> Iterator[tuple[Corpus, int | None]]:
+    """Who is in memory, and until which step: everybody to the end, or some people after others.
+
+    Which people a step sees is a function of the seed and the step, so that a run that goes on finds the same ones.
+    """
+    count, steps = options.people_at_once, options.steps_at_once
+    if count is None:
+        yield load_corpus(paths, size=size), None
+        return
+    step = reached(options.folder / f"{name}.checkpoint") if options.resume else 0
+    corpora = stream_corpora(paths, count, size, seed=options.seed, skip=step // steps)
+    for number, people in enumerate(corpora, step // steps + 1):
+        yield people, number * steps
 
 
 def _refuse_what_does_not_fit(name: str, config: ModelConfig, recipe: Recipe, processes: Processes) -> None:

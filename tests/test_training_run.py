@@ -1,0 +1,84 @@
+"""A stage from a folder of shards, with everybody in memory or some people after others."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from people import made_up
+from personalive.config import TOY
+from personalive.data.shards import PersonRecord, write_shard
+from personalive.training import run
+from personalive.training.clips import Corpus
+from personalive.training.loop import RunOptions
+from personalive.training.recipe import load_recipe
+
+RECIPE = load_recipe(None, {"autoencoder.optimisation.steps": 6, "autoencoder.optimisation.batch": 2})
+
+
+def person(name: str, seed: int) -> PersonRecord:
+    noise = np.random.default_rng(seed).integers(0, 255, (8, TOY.image_size, TOY.image_size, 3), np.uint8)
+    return dataclasses.replace(made_up(name, 8), images=noise)
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("shards")
+    for number in range(2):
+        everybody = [person(f"p{number}{i}", 10 * number + i) for i in range(3)]
+        write_shard(folder / f"train-{number:05d}.tar", everybody)
+    write_shard(folder / "test-00000.tar", [person("held-out", 99)])
+    return folder
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    average: dict[str, torch.Tensor] = torch.load(folder / "autoencoder.checkpoint", weights_only=True)["average"]
+    return average
+
+
+def train(shards: Path, folder: Path, **options: object) -> dict[str, float]:
+    chosen = RunOptions(folder, **options)  # type: ignore[arg-type]
+    return run.train_stage("autoencoder", TOY, RECIPE, shards, chosen)
+
+
+def test_people_come_in_turns_and_a_run_goes_on_with_those_whose_turn_it_is(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, ...]] = []
+    stage_of = run._build
+
+    def watched(name: str, config: object, recipe: object, folder: Path, train: Corpus, *rest: object) -> object:
+        seen.append(train.names)
+        return stage_of(name, config, recipe, folder, train, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(run, "_build", watched)
+    assert train(shards, tmp_path / "whole", people_at_once=2, steps_at_once=2)["l1"] > 0
+    assert [len(names) for names in seen] == [2, 2, 2]
+    assert len({name for names in seen for name in names}) == 6  # everybody, once
+    whole, order = weights(tmp_path / "whole"), list(seen)
+
+    seen.clear()
+
+    def interrupt(step: int, _steps: int | None) -> None:
+        if step == 3:  # in the middle of the second turn
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    train(shards, tmp_path / "parts", people_at_once=2, steps_at_once=2, report=interrupt)
+    train(shards, tmp_path / "parts", people_at_once=2, steps_at_once=2)
+    assert seen == [order[0], order[1], order[1], order[2]]
+    parts = weights(tmp_path / "parts")
+    assert whole.keys() == parts.keys()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_everybody_is_in_memory_by_default(shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert train(shards, tmp_path)["l1"] > 0
+    assert "6 people to train on, 1 held out" in caplog.text
