@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,6 +20,16 @@ from personalive.server.jitter import CLOCK_RATE, HOLE_TICKS, MOST_WAITING, Curr
 
 VP8 = 97
 FRAME = CLOCK_RATE // 30
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _event_loop() -> Iterator[None]:
+    """aiortc's connections ask for one where they are made; tests before these may have closed theirs."""
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    asyncio.set_event_loop(None)
+    loop.close()
 
 
 class Bench:

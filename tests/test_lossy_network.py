@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from fractions import Fraction
 
 import httpx
 import numpy as np
@@ -25,6 +24,7 @@ from aiortc.mediastreams import MediaStreamError
 from av.video.frame import VideoFrame
 
 from fake_live import FakeModel
+from grey_camera import CIRCLE, Camera
 from lossy_network import Network, network
 from personalive import gallery
 from personalive.server.app import create_app
@@ -36,27 +36,8 @@ from personalive.server.settings import Settings
 from personalive.server.webrtc import MAX_BUFFERED, MAX_ORDERS, Peer
 
 PATIENCE = 120.0
-CIRCLE = 160
-"""Greys of the camera, one for each frame, over and over."""
 
 pytestmark = pytest.mark.skipif(not gallery.portraits(), reason="the built-in portraits are not in this installation")
-
-
-class Camera(MediaStreamTrack):
-    """Grey pictures, each a little brighter than the one before, 30 a second."""
-
-    kind = "video"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sent = 0
-
-    async def recv(self) -> VideoFrame:
-        await asyncio.sleep(1 / 30)
-        frame = VideoFrame.from_ndarray(np.full((48, 64, 3), 40 + self.sent % CIRCLE, np.uint8), format="rgb24")
-        frame.pts, frame.time_base = self.sent * 3000, Fraction(1, 90000)
-        self.sent += 1
-        return frame
 
 
 @dataclass

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import os
 import shutil
 import socket
 from pathlib import Path
@@ -27,6 +26,7 @@ from personalive.training.processes import Processes
 from personalive.training.recipe import Optimisation, Recipe
 from personalive.training.rollout_stage import RolloutStage
 from personalive.training.stream_stage import StreamStage
+from toy_stage import join_two
 
 RATE = 1e-4
 
@@ -47,15 +47,7 @@ def run_stage(name: str, folder: Path, steps: int, shard: bool = False) -> None:
 
 
 def work(rank: int, port: int, folder: str) -> None:
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "ACCELERATE_USE_CPU": "true",
-    }
-    torch.set_num_threads(1)
+    join_two(rank, port)
     sharding.LARGE, sharding.LAYER = 1, 1500
     for name in ("image", "rollout", "stream"):
         run_stage(name, Path(folder), 2, shard=True)

@@ -21,7 +21,7 @@ from personalive.training.loop import RunOptions, train
 from personalive.training.optimiser import MuonAdamW, build_optimiser, orthogonalise
 from personalive.training.processes import Processes, seeded
 from personalive.training.recipe import Optimisation
-from toy_stage import Regression
+from toy_stage import Regression, join_two
 
 HALF = {"precision": "bfloat16", "weights": "bfloat16", "offload": True}
 
@@ -216,15 +216,7 @@ def test_eight_bit_states_name_what_is_missing(monkeypatch: pytest.MonkeyPatch) 
 
 
 def _worker(rank: int, port: int, folder: str, accumulate: int) -> None:
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "ACCELERATE_USE_CPU": "true",
-    }
-    torch.set_num_threads(1)
+    join_two(rank, port)
     sharding.LARGE = 1
     for name, settings in WAYS.items():
         stage = Regression(8, accumulate=accumulate, updates=2, decay_from=1.0, **settings)

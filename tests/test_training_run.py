@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import os
 import signal
 from pathlib import Path
@@ -48,17 +47,23 @@ def train(shards: Path, folder: Path, **options: object) -> dict[str, float]:
     return run.train_stage("autoencoder", TOY, RECIPE, shards, chosen)
 
 
-def test_people_come_in_turns_and_a_run_goes_on_with_those_whose_turn_it_is(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    seen: list[tuple[str, ...]] = []
-    stage_of = run._build
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """Who is in memory each time that a stage is built."""
+    names: list[tuple[str, ...]] = []
+    build = run._build
 
     def watched(name: str, config: object, recipe: object, folder: Path, train: Corpus, *rest: object) -> object:
-        seen.append(train.names)
-        return stage_of(name, config, recipe, folder, train, *rest)  # type: ignore[arg-type]
+        names.append(train.names)
+        return build(name, config, recipe, folder, train, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(run, "_build", watched)
+    return names
+
+
+def test_people_come_in_turns_and_a_run_goes_on_with_those_whose_turn_it_is(
+    shards: Path, tmp_path: Path, seen: list[tuple[str, ...]]
+) -> None:
     assert train(shards, tmp_path / "whole", people_at_once=2, steps_at_once=2)["l1"] > 0
     assert [len(names) for names in seen] == [2, 2, 2]
     assert len({name for names in seen for name in names}) == 6  # everybody, once
@@ -78,7 +83,6 @@ def test_people_come_in_turns_and_a_run_goes_on_with_those_whose_turn_it_is(
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
-def test_everybody_is_in_memory_by_default(shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.INFO):
-        assert train(shards, tmp_path)["l1"] > 0
-    assert "6 people to train on, 1 held out" in caplog.text
+def test_everybody_is_in_memory_by_default(shards: Path, tmp_path: Path, seen: list[tuple[str, ...]]) -> None:
+    assert train(shards, tmp_path)["l1"] > 0
+    assert [len(names) for names in seen] == [6]

@@ -6,11 +6,9 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from fractions import Fraction
 from typing import Any
 
 import httpx
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
@@ -21,6 +19,7 @@ pytest.importorskip("aiortc")
 from aiortc import MediaStreamTrack, RTCConfiguration, RTCPeerConnection, RTCSessionDescription
 from av.video.frame import VideoFrame
 
+from grey_camera import Camera
 from personalive import gallery
 from personalive.pipeline import PersonaLive
 from personalive.server import webrtc
@@ -31,24 +30,6 @@ from toy import toy_networks
 
 PATIENCE = 60
 pytestmark = pytest.mark.skipif(not gallery.portraits(), reason="the built-in portraits are not in this installation")
-
-
-class Camera(MediaStreamTrack):
-    """Grey pictures, each a little brighter than the one before, 30 a second."""
-
-    kind = "video"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.sent = 0
-
-    async def recv(self) -> VideoFrame:
-        await asyncio.sleep(1 / 30)
-        pixels = np.full((48, 64, 3), 40 + self.sent % 160, dtype=np.uint8)
-        frame = VideoFrame.from_ndarray(pixels, format="rgb24")
-        frame.pts, frame.time_base = self.sent * 3000, Fraction(1, 90000)
-        self.sent += 1
-        return frame
 
 
 class Web:

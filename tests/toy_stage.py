@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -51,3 +52,16 @@ class Regression:
 
     def samples(self) -> np.ndarray[Any, Any] | None:
         return np.zeros((4, 4, 3), np.uint8)
+
+
+def join_two(rank: int, port: int) -> None:
+    """Makes this process one of two that meet on this machine, with one thread."""
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": "2",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "ACCELERATE_USE_CPU": "true",
+    }
+    torch.set_num_threads(1)

@@ -44,12 +44,13 @@ def train_stage(
         _refuse_what_does_not_fit(name, config, recipe, processes)
     if processes.first:
         logger.info("reading the shards of %s", data)
+    shards = _shards(data, "train")
     held_out = load_corpus(_shards(data, "test"), size=config.image_size)
     if init is not None and processes.first:
         start_from(init, options.folder)
     processes.wait()
     begin, budget = time.monotonic(), options.budget_minutes
-    for people, until in _people(_shards(data, "train"), config.image_size, name, options):
+    for people, until in _people(shards, config.image_size, name, options):
         check_apart(people, held_out)
         if processes.first:
             logger.info("%d people to train on, %d held out", people.people, held_out.people)
