@@ -3,8 +3,8 @@
 RUN: a run folder whose `rollout` stage has ended; from its weights the stream stage is trained once for each variant,
 for the same number of steps, in FOLDER/<variant>. Then everybody in CLIPS (shards of people held out,
 `personalive data render --split clip`) is driven by the next. A variant whose checkpoint is in FOLDER is not trained
-again, one whose figures are there is not measured again: repeat the command to go on. It prints a table with the
-paper's figures beside ours.
+again, one whose figures are there is not measured again: repeat the command to go on. Measured and written as
+`personalive compare` does.
 """
 
 from __future__ import annotations
@@ -12,21 +12,18 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import math
 import subprocess
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from personalive.data.shards import PersonRecord, read_shards
-from personalive.evaluation.ablations import ABLATIONS, MEASURES, Ablation, crossed
-from personalive.evaluation.animator import streamed
-from personalive.evaluation.report import provenance
+from personalive.data.shards import read_shards
+from personalive.evaluation.ablations import ABLATIONS, MEASURES, Ablation
+from personalive.evaluation.comparison import write_comparison
+from personalive.evaluation.variants import Variant, VariantFigures, measure
 from personalive.evaluation.yardstick import Yardstick
-from personalive.pipeline import PersonaLive
 
 SHARED = ("autoencoder", "motion", "image", "rollout", "prepared.train", "prepared.test")
 
@@ -54,32 +51,19 @@ def train(ablation: Ablation, args: argparse.Namespace) -> Path:
     return checkpoint
 
 
-def measure(checkpoint: Path, people: list[PersonRecord], frames: int) -> dict[str, float]:
-    """Means over the crossings, kept beside the checkpoint."""
-    kept = checkpoint.with_suffix(".json")
-    if not kept.exists():
-        animate = streamed(PersonaLive.from_pretrained(str(checkpoint)))
-        cases = [asdict(figures) for figures in crossed(animate, people, Yardstick.load(), frames)]
-        kept.write_text(json.dumps({"source": provenance(checkpoint.name), "cases": cases}, indent=1), "utf-8")
-    cases = json.loads(kept.read_text("utf-8"))["cases"]
-    return {name: float(np.nanmean([case[name] for case in cases])) for name in MEASURES}
-
-
-def table(found: dict[str, dict[str, float]]) -> str:
-    """Markdown: a row for each variant, ours and the paper's; then whether each moves the way of the paper's."""
-    names = " | ".join(f"{ours} ({theirs})" for ours, (theirs, _) in MEASURES.items())
-    lines = [f"| | {names} | the same way as the paper |", "|---" * (len(MEASURES) + 2) + "|"]
-    for ablation in ABLATIONS:
-        ours, full = found[ablation.name], found["full"]
-        cells = [f"{ours[m]:.4f} ({ablation.paper[m]:g})" for m in MEASURES]
-        same = [m for m in MEASURES if agree(ours[m] - full[m], ablation.paper[m] - ABLATIONS[0].paper[m])]
-        lines.append(f"| {ablation.name} | {' | '.join(cells)} | {', '.join(same)} |")
+def agreement(found: Sequence[VariantFigures]) -> str:
+    """Markdown: by which measures each variant differs from the full system in the paper's direction."""
+    full = {name: found[0].estimate(name).mean for name in MEASURES}
+    lines = ["| | moves the same way as in the paper |", "|---|---|"]
+    for ablation, figures in zip(ABLATIONS[1:], found[1:], strict=True):
+        changes = {m: (figures.estimate(m).mean - full[m], ablation.paper[m] - ABLATIONS[0].paper[m]) for m in MEASURES}
+        lines.append(f"| {ablation.name} | {', '.join(m for m, change in changes.items() if agree(*change))} |")
     return "\n".join(lines)
 
 
 def agree(ours: float, theirs: float) -> bool:
-    """Both changes go one way; where the paper's printed digits do not change there is no way to agree with."""
-    return abs(theirs) > 1e-9 and math.copysign(1, ours) == math.copysign(1, theirs)
+    """Both change, and one way."""
+    return ours * theirs > 0
 
 
 def main() -> None:
@@ -98,10 +82,10 @@ def main() -> None:
     args = parser.parse_args()
     args.output.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(2)
-    checkpoints = {ablation.name: train(ablation, args) for ablation in ABLATIONS}
-    people = list(itertools.islice(read_shards([args.clips]), args.people))
-    found = {name: measure(path, people, args.frames) for name, path in checkpoints.items()}
-    print(table(found))
+    variants = [Variant(ablation.name, str(train(ablation, args))) for ablation in ABLATIONS]
+    people, reader = list(itertools.islice(read_shards([args.clips]), args.people)), Yardstick.load()
+    found = [measure(variant, people, reader, args.frames, args.output / "cases") for variant in variants]
+    print(f"{write_comparison(args.output, found)}\n\n{agreement(found)}")
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ def expression_targets(corpus: Corpus) -> Tensor:
 
 def expression_loss(read: Tensor, wanted: Tensor) -> Tensor:
     """Smooth L1 (..., 53 + 4): coefficients and signals count alike."""
-    parts = torch.split(functional.smooth_l1_loss(read, wanted, reduction="none"), [53, len(EXPRESSION)], -1)
-    return (parts[0].mean() + parts[1].mean()) / 2
+    error = functional.smooth_l1_loss(read, wanted, reduction="none")
+    return (error[..., : -len(EXPRESSION)].mean() + error[..., -len(EXPRESSION) :].mean()) / 2
 
 
 def centred(values: Tensor) -> Tensor:

@@ -91,7 +91,7 @@ class MotionRecipe:
 
 @dataclass(frozen=True)
 class Regions:
-    """Loss weights by place: `rest` everywhere, `face` more on the face, `detail` more at eyes and mouth."""
+    """Loss weights by place: `rest` everywhere, `face` more on the face, `detail` more at brows, eyes and mouth."""
 
     rest: float = 0.9
     face: float = 0.7
