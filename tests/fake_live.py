@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
 from typing import Any
 
@@ -71,6 +71,7 @@ class FakeModel:
 
     def __init__(self) -> None:
         self.batches: list[int] = []
+        self.looked: list[list[int]] = []
 
     @property
     def config(self) -> ModelConfig:
@@ -79,11 +80,16 @@ class FakeModel:
     def start(self, portrait: Pixels, seed: int = 0, gains: MotionGains | None = None) -> FakeStream:
         return FakeStream(portrait, gains)
 
-    def step(self, streams: Sequence[FakeStream]) -> list[Pixels]:
+    def look(self, streams: Sequence[FakeStream]) -> None:
+        self.looked.append([len(stream.fed) for stream in streams])
+
+    def paint(self, streams: Sequence[FakeStream]) -> Iterator[list[Pixels]]:
         self.batches.append(len(streams))
         if any(stream.portraits[-1][0, 0, 0] == 66 for stream in streams):
             raise RuntimeError("a fault on purpose")
-        return [stream.painted() for stream in streams]
+        painted = [stream.painted() for stream in streams]
+        for place in range(TOY.stream.chunk_frames):
+            yield [frames[place : place + 1] for frames in painted]
 
 
 class InlineExecutor(Executor):

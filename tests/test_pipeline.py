@@ -145,6 +145,26 @@ def test_streams_step_together_as_they_would_alone(model: PersonaLive) -> None:
     assert [stream.frames_out for stream in together] == [stream.frames_out for stream in alone]
 
 
+def test_looking_ahead_and_painting_frame_by_frame_change_nothing_but_when(model: PersonaLive) -> None:
+    """Two streams, one looked at after every frame, held frames among them; the other never."""
+    frames = pictures(28)
+    eager, plain = ([model.start(picture(i), seed=i) for i in range(2)] for _ in range(2))
+    for start in range(0, 28, 4):
+        for number in range(start, start + 4):
+            held = number in (0, 1, 13, 27)
+            for streams in (eager, plain):
+                for stream in streams:
+                    stream.feed(None if held else frames[number])
+            model.look(eager[:1])
+        expected = model.step(plain)
+        parts = list(model.paint(eager))
+        assert [len(part[0]) for part in parts] == [len(expected[0]) // 4] * 4
+        for index, wanted in enumerate(expected):
+            painted = np.concatenate([part[index] for part in parts])
+            assert np.abs(painted.astype(int) - wanted.astype(int)).max(initial=0) <= 1
+    assert [stream.frames_out for stream in eager] == [stream.frames_out for stream in plain] == [16, 16]
+
+
 def test_only_ready_streams_of_one_model_step_together(model: PersonaLive) -> None:
     ready, half = model.start(picture(1)), model.start(picture(1))
     for stream, count in ((ready, 4), (half, 3)):

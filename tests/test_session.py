@@ -83,6 +83,59 @@ def test_late_frames_are_dropped_and_counted_never_queued(worker: Worker, clock:
     assert viewer.session.depth == 0
 
 
+def test_what_has_come_of_a_chunk_is_looked_at_before_it_is_full(
+    worker: Worker, model: FakeModel, clock: FakeClock
+) -> None:
+    viewer = Viewer(worker, clock)
+    session = viewer.session
+    viewer.put(range(3))
+    assert not session.begun, "there is no stream yet that could look"
+    for start in range(3, 31, 4):
+        viewer.put(range(start, start + 1))
+        worker.step(worker._gather())
+        viewer.put(range(start + 1, start + 3))
+        assert worker._gather() == []
+        worker.look([session])
+        assert (session.depth, session.begun, session.ready) == (2, False, False)
+        viewer.put(range(start + 3, start + 4))
+        worker.look([session])
+    assert model.looked == [[6 + 4 * i] if half == 0 else [7 + 4 * i] for i in range(7) for half in range(2)]
+    assert viewer.shown == list(range(16)), "no frame is lost or comes twice"
+    assert session.dropped == 0
+
+
+def test_of_a_chunk_that_was_begun_the_oldest_frame_not_taken_yet_is_dropped(worker: Worker, clock: FakeClock) -> None:
+    viewer = Viewer(worker, clock)
+    viewer.put(range(4))
+    worker.step([viewer.session])
+    viewer.put(range(4, 6))
+    worker.look([viewer.session])
+    viewer.put(range(6, 12))
+    assert (viewer.session.depth, viewer.session.dropped) == (4, 4)
+    worker.step([viewer.session])
+    stream = viewer.session.stream
+    assert stream is not None
+    assert [int(f[0, 0, 0]) for f in stream.fed] == [0, 1, 2, 3, 4, 5, 10, 11]  # type: ignore[attr-defined]
+
+
+def test_a_failing_look_begins_the_session_anew(worker: Worker, model: FakeModel, clock: FakeClock) -> None:
+    viewer = Viewer(worker, clock)
+    viewer.put(range(4))
+    worker.step([viewer.session])
+    viewer.put(range(4, 6))
+
+    def fail(_streams: Sequence[object]) -> None:
+        raise RuntimeError("a fault on purpose")
+
+    model.look = fail  # type: ignore[method-assign, assignment]
+    worker.look([viewer.session])
+    assert (viewer.session.stream, viewer.session.depth, len(viewer.session.inside)) == (None, 0, 0)
+    for start in range(6, 26, 4):
+        viewer.put(range(start, start + 4))
+        worker.step([viewer.session])
+    assert viewer.shown == [6, 7, 8, 9, 10, 11, 12, 13]
+
+
 def test_ready_sessions_share_a_batch(worker: Worker, model: FakeModel, clock: FakeClock) -> None:
     viewers = [Viewer(worker, clock) for _ in range(3)]
     for viewer in viewers[:2]:
@@ -183,7 +236,7 @@ def test_a_silent_driver_lets_the_window_out_and_comes_back(worker: Worker, cloc
     assert rounds == 5
     assert session.state(clock.now)[0] == "no driver"
     assert viewer.shown[:16] == list(range(16))
-    assert [frame.driven for frame in viewer.chunks[-1].frames][1:] == [None] * 3
+    assert [frame.driven for chunk in viewer.chunks[-4:] for frame in chunk.frames][1:] == [None] * 3
     viewer.put(range(50, 54), clock.now)
     assert session.state(clock.now)[0] != "no driver"
     assert session.ready
@@ -245,8 +298,8 @@ def test_frames_above_the_driving_rate_are_not_even_decoded(clock: FakeClock) ->
 @pytest.mark.parametrize("error", [InputError("no picture"), RuntimeError("a fault")])
 def test_a_frame_that_cannot_be_used_does_not_stop_the_next(clock: FakeClock, error: Exception) -> None:
     session = Session("a", grey(1), Controls(), 4, clock)
-    ready = []
-    intake = Intake(session, SIDE, InlineExecutor().submit, lambda: ready.append(1), Metrics())
+    came = []
+    intake = Intake(session, SIDE, InlineExecutor().submit, lambda: came.append(1), Metrics())
 
     def broken() -> Pixels:
         raise error
@@ -256,7 +309,7 @@ def test_a_frame_that_cannot_be_used_does_not_stop_the_next(clock: FakeClock, er
     for i, side in enumerate(sides):
         intake.offer(raw(np.zeros((side, side + 8, 3), dtype=np.uint8), clock.now + 1 + i))
     assert session.ready
-    assert ready == [1]
+    assert came == [1] * 4
     assert not session.face_found
 
 
@@ -286,6 +339,22 @@ async def _watch(clock: FakeClock) -> None:
     with screen.watch() as late:
         assert await late.next(0) is frames[6], "who comes later sees at once what is shown"
     assert len(noted) == 5
+
+
+def test_frames_that_come_one_by_one_are_shown_as_if_they_had_come_together(clock: FakeClock) -> None:
+    async def shown(parts: int) -> list[tuple[float, int]]:
+        screen = Screen(clock)
+        for number in range(3):
+            clock.now = 100.0 + 0.35 * number
+            frames = [Painted(grey(4 * number + i), None) for i in range(4)]
+            for place in range(0, 4, 4 // parts):
+                screen.plan(Chunk(frames[place : place + 4 // parts], 0.1, place, 4))
+                clock.now += 0.01
+        return [(due, int(frame.pixels[0, 0, 0])) for due, frame in screen._plan]
+
+    together = asyncio.run(shown(1))
+    assert len(together) == 12
+    assert asyncio.run(shown(4)) == together
 
 
 def test_a_screen_never_plans_further_than_two_chunks(clock: FakeClock) -> None:

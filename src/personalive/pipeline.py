@@ -10,7 +10,7 @@ what comes out, and many sessions step together in one batch.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from personalive.device import choose_device as choose_device
 from personalive.media.frames import Pixels
 from personalive.motion.keypoints import MotionGains
 from personalive.stream import Stream as Stream
-from personalive.stream import step_together
+from personalive.stream import look_ahead, paint_together, step_together
 from personalive.weights.find import find, home
 from personalive.weights.tiny import OWN, find_decoder, load_tiny_decoder
 
@@ -87,6 +87,14 @@ class PersonaLive:
     def step(self, streams: Sequence[Stream]) -> list[Pixels]:
         """One chunk of each of these streams, all of them ready, in one batch (see `stream.step_together`)."""
         return step_together(streams)
+
+    def paint(self, streams: Sequence[Stream]) -> Iterator[list[Pixels]]:
+        """`step`, but the frames of each stream come one by one, as they are decoded (see `stream.paint_together`)."""
+        return paint_together(streams)
+
+    def look(self, streams: Sequence[Stream]) -> None:
+        """Lets the motion networks see what waits in these streams already (see `stream.look_ahead`)."""
+        look_ahead(streams)
 
     def animate(
         self, portrait: str | Path, driving: str | Path, output: str | Path = DEFAULT_OUTPUT, **options: Any

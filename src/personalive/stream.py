@@ -1,14 +1,15 @@
 """One session of a model: driving frames in, animated frames out, a chunk at a time; and many of them at once.
 
 A stream collects frames (`feed`) until a chunk is full (`ready`); `step_together` then takes every ready stream one
-chunk further, all in one batch. `Stream.push` is the same for one stream alone.
+chunk further, all in one batch. `Stream.push` is the same for one stream alone. Who is in a hurry lets the motion
+networks see frames before their chunk is full (`look_ahead`), and takes painted frames one by one
+(`paint_together`).
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
-from itertools import accumulate
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -46,7 +47,8 @@ class Stream:
         self._state: StreamState | None = None
         self._first: Observation | None = None  # the first driving frame: movement counts from there
         self._last: Tensor | None = None  # the latest driving frame, what `hold` repeats
-        self._waiting: list[Tensor | None] = []  # less than a chunk; None: held before any frame came
+        self._waiting: list[Tensor | None] = []  # at most a chunk; None: held before any frame came
+        self._looked: list[Observation | None] = []  # what was seen of the first of those ahead of their step
         self._inside: deque[Observation | None] = deque(maxlen=networks.config.stream.levels - 1)  # not yet clean
         self._chunks = 0
         self._smoother = Smoother()
@@ -120,7 +122,7 @@ class Stream:
 
     def _see(self, seen: Observation | None) -> Observation:
         """What drives the waiting chunk, now taken: what was seen of it, or None, when no driving frame ever came."""
-        self._waiting = []
+        self._waiting, self._looked = [], []
         if seen is not None:
             seen = self._smoother.smooth(seen, self.smoothing)
             if self._first is None:
@@ -155,47 +157,75 @@ class Stream:
         return self._portrait.still(self.chunk_frames) if chunk is None else chunk
 
 
-@torch.inference_mode()
 def step_together(streams: Sequence[Stream]) -> list[Pixels]:
     """Takes streams of one model, each `ready`, a chunk further in one batch -> each one's new frames (n, S, S, 3).
 
     n is `chunk_frames`, or 0 in a stream's lead-in. In a batch a stream's frames are what they would be alone, up to
     rounding. Raises ValueError for a stream that is not ready or of another model.
     """
+    (painted,) = paint_together(streams, streams[0].chunk_frames)
+    return painted
+
+
+@torch.inference_mode()
+def paint_together(streams: Sequence[Stream], at_a_time: int = 1) -> Iterator[list[Pixels]]:
+    """`step_together`, but its frames come `at_a_time` of each stream as soon as they are decoded, in order.
+
+    `at_a_time` divides `chunk_frames`. The streams are a chunk further before the first of them come. A stream in its
+    lead-in gives (0, S, S, 3) every time.
+    """
     networks = streams[0]._networks
     if any(stream._networks is not networks or not stream.ready for stream in streams):
         raise ValueError("streams that step together are ready and of one model")
-    motions = [stream._see(seen) for stream, seen in zip(streams, _observe(networks, streams), strict=True)]
+    motions = [stream._see(seen) for stream, seen in zip(streams, _observed(networks, streams), strict=True)]
     driving = map_tensors(_side_by_side, *(stream._signals(m) for stream, m in zip(streams, motions, strict=True)))
     state = map_tensors(_side_by_side, *(_window(stream) for stream in streams))
     state, latents = engine.step(networks, state, driving)  # latents (B, M, C, h, w)
     for stream, own in zip(streams, states.split(state) if len(streams) > 1 else [state], strict=True):
         stream._state = own
-    return _decode(networks, streams, latents)
+    for part in torch.split(latents, at_a_time, dim=1):
+        yield _decode(networks, streams, part)
 
 
-def _observe(networks: Networks, streams: Sequence[Stream]) -> list[Observation | None]:
+@torch.inference_mode()
+def look_ahead(streams: Sequence[Stream]) -> None:
+    """Lets the motion networks see the waiting frames of streams of one model, so that their step has less to do.
+
+    What comes out is the same up to rounding: the networks see frames in smaller groups.
+    """
+    _look(streams[0]._networks, streams)
+
+
+def _observed(networks: Networks, streams: Sequence[Stream]) -> list[Observation | None]:
     """What the motion networks see in the waiting chunks; None for a stream that no driving frame ever reached."""
-    chunks = []
+    _look(networks, streams)
+    seen = []
     for stream in streams:
-        earliest = next((frame for frame in stream._waiting if frame is not None), None)
-        chunks.append([] if earliest is None else [earliest if f is None else f for f in stream._waiting])
-    images = [frame for chunk in chunks for frame in chunk]
-    if not images:
-        return [None] * len(streams)
-    seen = signals.observe(networks, torch.cat(images))  # (sum of M, 3, S, S)
-    ends = list(accumulate(len(chunk) for chunk in chunks))
-    return [seen[end - len(chunk) : end] if chunk else None for chunk, end in zip(chunks, ends, strict=True)]
+        earliest = next((frame for frame in stream._looked if frame is not None), None)
+        parts = [] if earliest is None else [earliest if frame is None else frame for frame in stream._looked]
+        seen.append(map_tensors(_side_by_side, *parts) if parts else None)
+    return seen
+
+
+def _look(networks: Networks, streams: Sequence[Stream]) -> None:
+    """Brings `_looked` up to `_waiting`: one pass over all frames that nobody has looked at, each of them once."""
+    fresh = [stream._waiting[len(stream._looked) :] for stream in streams]
+    images = [frame for frames in fresh for frame in frames if frame is not None]
+    if images:
+        seen = signals.observe(networks, torch.cat(images))  # (N, 3, S, S)
+        each = iter([seen[place : place + 1] for place in range(len(images))])
+        for stream, frames in zip(streams, fresh, strict=True):
+            stream._looked += [None if frame is None else next(each) for frame in frames]
 
 
 def _decode(networks: Networks, streams: Sequence[Stream], latents: Tensor) -> list[Pixels]:
-    """The pictures of latents (B, M, C, h, w) for the streams that are past their lead-in."""
+    """The pictures of latents (B, m, C, h, w) for the streams that are past their lead-in."""
     side, levels = networks.config.image_size, networks.config.stream.levels
     shown = [index for index, stream in enumerate(streams) if stream._chunks >= levels]
     painted = [np.zeros((0, side, side, 3), dtype=np.uint8)] * len(streams)
     if shown:
         chosen = latents[shown].to(streams[0]._reference.latents.dtype)
-        frames = to_uint8(networks.autoencoder.decode(chosen.flatten(0, 1)))  # (B * M, S, S, 3)
+        frames = to_uint8(networks.autoencoder.decode(chosen.flatten(0, 1)))  # (B * m, S, S, 3)
         for index, chunk in zip(shown, np.split(frames, len(shown)), strict=True):
             painted[index] = chunk
             streams[index].frames_out += len(chunk)
@@ -208,7 +238,7 @@ def _window(stream: Stream) -> StreamState:
 
 
 def _side_by_side(*parts: Tensor) -> Tensor:
-    """Sessions' tensors as one batch; a single one without a copy."""
+    """Tensors of sessions (or of frames) as one batch; a single one without a copy."""
     return torch.cat(parts) if len(parts) > 1 else parts[0]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import io
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -42,7 +43,7 @@ class FrameEncoder:
 
 def badged(chunk: Chunk) -> Chunk:
     """The chunk with "AI" in a corner of every frame."""
-    return Chunk([Painted(_badge(frame.pixels), frame.driven) for frame in chunk.frames], chunk.interval)
+    return replace(chunk, frames=[Painted(_badge(frame.pixels), frame.driven) for frame in chunk.frames])
 
 
 def _badge(pixels: Pixels) -> Pixels:

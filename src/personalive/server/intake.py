@@ -34,12 +34,12 @@ class Raw:
 class Intake:
     """One session's way in. At most one frame waits while another is worked on; a newer one replaces it."""
 
-    def __init__(self, session: Session, side: int, run: Run, ready: Callable[[], None], metrics: Metrics) -> None:
-        """`side`: of the model's pictures; `ready` is called when a chunk waits."""
+    def __init__(self, session: Session, side: int, run: Run, came: Callable[[], None], metrics: Metrics) -> None:
+        """`side`: of the model's pictures; `came` is called when a framed picture waits for the worker."""
         self._session = session
         self._side = side
         self._run = run
-        self._ready = ready
+        self._came = came
         self._metrics = metrics
         self._steady: SteadyCrop | None = None
         self._shape: tuple[int, ...] = ()
@@ -81,11 +81,10 @@ class Intake:
             self._metrics.frames.labels("refused").inc()
             return
         before = self._session.dropped
-        ready = self._session.put(Driven(framed, raw.captured, raw.came))
+        self._session.put(Driven(framed, raw.captured, raw.came))
         self._metrics.frames.labels("driven").inc()
         self._metrics.frames.labels("dropped").inc(self._session.dropped - before)
-        if ready:
-            self._ready()
+        self._came()
 
     def _frame(self, pixels: Pixels) -> Pixels | None:
         """The head-and-shoulders square (S, S, 3), mirrored where asked; None without a face."""

@@ -48,6 +48,7 @@ class Screen:
         self._clock = clock
         self._shown = shown
         self._plan: deque[tuple[float, Painted]] = deque()
+        self._dues: list[float] = []  # of the newest chunk's frames
         self._last: float | None = None
         self._planned = asyncio.Event()
         self._watchers: set[Watcher] = set()
@@ -68,13 +69,17 @@ class Screen:
             self._watchers.discard(watcher)
 
     def plan(self, chunk: Chunk) -> None:
-        """Sets a chunk's frames on the plan; what of an older one is due later than they are is dropped."""
-        dues = pace(self._clock(), self._last, chunk.interval, len(chunk.frames))
-        while self._plan and self._plan[-1][0] >= dues[0]:
-            self._plan.pop()
-            self.late += 1
-        self._plan.extend(zip(dues, chunk.frames, strict=True))
-        self._last = dues[-1]
+        """Sets a chunk's frames on the plan; what of an older one is due later than they are is dropped.
+
+        Where they come one by one, the first settles when all of them are due.
+        """
+        if chunk.place == 0:
+            self._dues = pace(self._clock(), self._last, chunk.interval, chunk.length or len(chunk.frames))
+            while self._plan and self._plan[-1][0] >= self._dues[0]:
+                self._plan.pop()
+                self.late += 1
+            self._last = self._dues[-1]
+        self._plan.extend(zip(self._dues[chunk.place :], chunk.frames, strict=False))
         self._planned.set()
 
     def wait(self) -> float | None:

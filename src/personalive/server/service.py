@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -177,7 +178,7 @@ def warm_up(model: Model, stopped: Callable[[], bool]) -> Throughput:
         for _ in range(config.stream.chunk_frames):
             stream.feed(picture)
         began = time.perf_counter()
-        model.step([stream])
+        deque(model.paint([stream]), maxlen=0)
         seconds.append(time.perf_counter() - began)
         if stopped():
             return throughput

@@ -71,10 +71,15 @@ class Painted:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Frames that became ready together, and the seconds between them."""
+    """A chunk's frames, or those of them that are decoded by now, and the seconds between them.
+
+    place: where in the chunk its first frame is; length: how many the whole chunk has (None: no more than these).
+    """
 
     frames: list[Painted]
     interval: float
+    place: int = 0
+    length: int | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ class Session:
         self._lock = threading.Lock()
         self._thinner = Thinner()
         self._waiting: deque[Driven | None] = deque(maxlen=chunk_frames)
+        self._early = 0  # frames of the next chunk that the worker has taken already
         self._came: deque[float] = deque(maxlen=2 * chunk_frames)
         self._heard: float | None = None  # when the last frame came, taken or not
         self._ease = 1.0
@@ -131,13 +137,14 @@ class Session:
     def put(self, driven: Driven) -> bool:
         """A framed picture; the oldest waiting one is dropped where a chunk waits already. True: a chunk waits now."""
         with self._lock:
-            if len(self._waiting) == self._chunk_frames:
+            if self.ready:
+                self._waiting.popleft()
                 self.dropped += 1
             self._waiting.append(driven)
             self._came.append(driven.came)
             self._held = 0
             self.face_found = driven.pixels is not None
-            return len(self._waiting) == self._chunk_frames
+            return self.ready
 
     def adapt(self, rate: float) -> None:
         """Takes frames at this rate (per second) from now on; at less while frames come too late to be used."""
@@ -156,9 +163,9 @@ class Session:
         with self._lock:
             if not self._came or not self._silent(now) or self._held >= window_frames:
                 return False
-            if len(self._waiting) == self._chunk_frames:
+            if self.ready:
                 return False
-            missing = self._chunk_frames - len(self._waiting)
+            missing = self._chunk_frames - self.depth
             self._waiting.extend([None] * missing)
             self._held += missing
             return True
@@ -181,20 +188,41 @@ class Session:
     @property
     def depth(self) -> int:
         """Frames that wait for a step."""
-        return len(self._waiting)
+        return self._early + len(self._waiting)
 
     @property
     def ready(self) -> bool:
         """A chunk waits."""
-        return len(self._waiting) == self._chunk_frames
+        return self.depth >= self._chunk_frames
+
+    @property
+    def begun(self) -> bool:
+        """Frames of a chunk wait that is not full yet, and there is a stream that could look at them."""
+        return bool(self._waiting) and not self.ready and self.stream is not None
+
+    def take_early(self) -> list[Driven | None]:
+        """What has come of a chunk that is not full yet; `take` gives the rest of it."""
+        with self._lock:
+            if self.ready:
+                return []
+            frames = list(self._waiting)
+            self._waiting.clear()
+            self._early += len(frames)
+            return frames
+
+    def forget_early(self) -> None:
+        """What was taken early is lost: the chunk begins anew."""
+        with self._lock:
+            self._early = 0
 
     def take(self) -> tuple[list[Driven | None], Changes] | None:
-        """The waiting chunk and what has been asked for; None while less than a chunk waits."""
+        """The waiting chunk (without what was taken early) and what has been asked for; None while it is not full."""
         with self._lock:
-            if len(self._waiting) < self._chunk_frames:
+            if not self.ready:
                 return None
             chunk = list(self._waiting)
             self._waiting.clear()
+            self._early = 0
             changes = Changes(self._portrait, self._recalibrate, self.controls)
             self._portrait, self._recalibrate = None, False
             return chunk, changes

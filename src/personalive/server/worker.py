@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from personalive.config import ModelConfig
@@ -30,8 +30,11 @@ class Model(Protocol):
     def start(self, portrait: Pixels, seed: int = 0, gains: MotionGains | None = None) -> Any:
         """A stream (`session.Streaming`)."""
 
-    def step(self, streams: Sequence[Any]) -> list[Pixels]:
-        """One chunk of each ready stream in one batch; none in its lead-in."""
+    def look(self, streams: Sequence[Any]) -> None:
+        """What can be done for the frames that wait in these streams before their chunks are full."""
+
+    def paint(self, streams: Sequence[Any]) -> Iterator[list[Pixels]]:
+        """One chunk of each ready stream in one batch, frame by frame; none in its lead-in."""
 
 
 class Worker:
@@ -48,6 +51,7 @@ class Worker:
         self._wait = wait
         self._clock = clock
         self._sessions: list[Session] = []
+        self._ahead = 0.0  # seconds of work done for chunks that were not full yet, since the last step
         self._changed = threading.Condition()
         self._closing = False
         self._thread: threading.Thread | None = None
@@ -67,7 +71,7 @@ class Worker:
                 self._sessions.remove(session)
 
     def wake(self) -> None:
-        """A session has become ready."""
+        """A frame has come."""
         with self._changed:
             self._changed.notify()
 
@@ -85,49 +89,73 @@ class Worker:
             self._thread.join(timeout=10)
 
     def run(self) -> None:
-        """Steps whatever is ready, until `stop`."""
+        """Steps whatever is ready, and looks ahead where nothing is, until `stop`."""
         while not self._closing:
-            batch = self._gather()
-            if batch:
+            if batch := self._gather():
                 self.step(batch)
+            else:
+                self.look([session for session in self._sessions if session.begun])
 
     def _gather(self) -> list[Session]:
-        """Waits for a ready session, then at most `wait` for all others; suspects come one by one."""
+        """Waits for a ready session, then at most `wait` for all others; suspects come one by one.
+
+        None, when there is something to look at while no chunk is full.
+        """
         with self._changed:
-            self._changed.wait_for(lambda: self._closing or bool(self._ready()), timeout=1.0)
+            self._changed.wait_for(lambda: self._closing or self._ready() or self._begun(), timeout=1.0)
             if self._wait and self._ready():
                 self._changed.wait_for(
                     lambda: self._closing or len(self._ready()) == len(self._sessions), timeout=self._wait
                 )
             return self._ready()
 
+    def _begun(self) -> bool:
+        return any(session.begun for session in self._sessions)
+
     def _ready(self) -> list[Session]:
         ready = [session for session in self._sessions if session.ready]
         suspects = [session for session in ready if session.suspect]
         return suspects[:1] or ready
 
+    def look(self, batch: Sequence[Session]) -> None:
+        """Lets the model see what has come of chunks that are not full yet: less is left to do when they are."""
+        began = time.perf_counter()
+        try:
+            for session in batch:
+                _fill(session, session.take_early())
+            if batch:
+                self._model.look([session.stream for session in batch])
+        except Exception:
+            self._failed(batch, "looking at frames of %d sessions failed")
+        self._ahead += time.perf_counter() - began
+
     def step(self, batch: Sequence[Session]) -> None:
-        """Takes each session a chunk further, in one batch, and delivers what became visible."""
+        """Takes each session a chunk further, in one batch, and delivers frames as they become visible."""
         began = time.perf_counter()
         fed, fresh = self._feed(batch)
         if not fed:
             return
         try:
             with self._metrics.stage("step"):
-                painted = self._model.step([session.stream for session in fed])
+                for place, frames in enumerate(self._model.paint([session.stream for session in fed])):
+                    for session, own in zip(fed, frames, strict=True):
+                        _deliver(session, own, place)
         except Exception:
-            logger.exception("a step of %d sessions failed", len(fed))
-            self._metrics.failures.inc()
-            for session in fed:
-                self._restart(session)
+            self._failed(fed, "a step of %d sessions failed")
             return
         if not fresh:  # opening a window, or painting one anew, is not what a chunk costs
-            self._throughput.record(time.perf_counter() - began, len(fed))
+            self._throughput.record(time.perf_counter() - began + self._ahead, len(fed))
+        self._ahead = 0.0
         self._metrics.batch.observe(len(fed))
-        for session, frames in zip(fed, painted, strict=True):
+        for session in fed:
             session.suspect = False
-            if len(frames):
-                session.deliver(_chunk(session, frames))
+
+    def _failed(self, batch: Sequence[Session], what: str) -> None:
+        """In an `except`: says so in the log, and begins these sessions anew."""
+        logger.exception(what, len(batch))
+        self._metrics.failures.inc()
+        for session in batch:
+            self._restart(session)
 
     def _feed(self, batch: Sequence[Session]) -> tuple[list[Session], bool]:
         """Brings each session's waiting chunk into its stream; those where that went well, and whether any is new."""
@@ -172,6 +200,7 @@ class Worker:
             self.remove(session)
         session.suspect, session.stream = True, None
         session.inside.clear()
+        session.forget_early()
 
 
 def _fill(session: Session, chunk: Sequence[Driven | None]) -> None:
@@ -181,6 +210,9 @@ def _fill(session: Session, chunk: Sequence[Driven | None]) -> None:
         session.inside.append(driven)
 
 
-def _chunk(session: Session, frames: Pixels) -> Chunk:
-    """The painted frames with the driving frames that they belong to, which leave the window."""
-    return Chunk([Painted(pixels, session.inside.popleft()) for pixels in frames], session.interval)
+def _deliver(session: Session, frames: Pixels, place: int) -> None:
+    """A painted frame with the driving frame that it belongs to, which leaves the window; nothing in the lead-in."""
+    assert session.stream is not None
+    if len(frames):
+        painted = [Painted(pixels, session.inside.popleft()) for pixels in frames]
+        session.deliver(Chunk(painted, session.interval, place, session.stream.chunk_frames))

@@ -10,7 +10,7 @@ CPU has no time for that.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,10 +37,12 @@ def expression_targets(corpus: Corpus) -> Tensor:
     return torch.cat([corpus.expression, torch.stack(signals)], -1)
 
 
-def expression_loss(read: Tensor, wanted: Tensor) -> Tensor:
-    """Smooth L1 (..., 53 + 4): coefficients and signals count alike."""
+def expression_loss(read: Tensor, wanted: Tensor, signal_weights: Sequence[float]) -> Tensor:
+    """Smooth L1 (..., 53 + 4): coefficients and signals count alike, signals by their weights."""
     error = functional.smooth_l1_loss(read, wanted, reduction="none")
-    return (error[..., : -len(EXPRESSION)].mean() + error[..., -len(EXPRESSION) :].mean()) / 2
+    weights = error.new_tensor(signal_weights)
+    signals = (error[..., -len(EXPRESSION) :] * weights).mean()
+    return (error[..., : -len(EXPRESSION)].mean() + signals) / 2
 
 
 def centred(values: Tensor) -> Tensor:
@@ -95,9 +97,10 @@ class MotionStage:
         losses = self._head_losses(images, head, truth) if self.recipe.extractor else {}
         read = self._read(self._faces(images, truth, jitter=0.06))
         wanted = ((self.targets[person, frame] - self.mean.cpu()) / self.deviation.cpu()).to(self.device)
-        losses["expression"] = expression_loss(read, wanted)
+        weights = self.recipe.signal_weights
+        losses["expression"] = expression_loss(read, wanted, weights)
         of_each = (-1, self.recipe.frames, read.shape[-1])
-        losses["change"] = expression_loss(centred(read.view(of_each)), centred(wanted.view(of_each)))
+        losses["change"] = expression_loss(centred(read.view(of_each)), centred(wanted.view(of_each)), weights)
         total = self.recipe.expression_weight * losses["expression"] + self.recipe.change_weight * losses["change"]
         for name, weight in self._head_weights().items():
             total = total + weight * losses[name]

@@ -86,6 +86,7 @@ class MotionRecipe:
     frames: int = 4  # of one person in a batch
     expression_weight: float = 2.0
     change_weight: float = 4.0  # of the expression's change between frames of one person
+    signal_weights: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)  # of mouth, blink, smile and brow, in both
     keypoint_weight: float = 20.0
 
 
