@@ -175,6 +175,31 @@ def test_the_adversarial_losses_reach_their_own_side_only() -> None:
     assert all(p.grad is not None for p in discriminator.parameters())
 
 
+def test_what_a_painted_face_is_seen_to_do_counts(run: Path) -> None:
+    """A term of the rollout's and of the stream's loss, zero for the frames that the motion was read from."""
+    config, people, held_out = toy_config(), corpus(), corpus(2, seed=1)
+    changes = {"motion": 3.0, "motion_frames": 2, "motion_signals": [1, 1, 2, 5], "perceptual": 0.0, "change": 0.0}
+    recipe = quick({f"{stage}.judgement.{key}": v for stage in ("rollout", "stream") for key, v in changes.items()})
+    rollout = RolloutStage(config, recipe.rollout, run, people, held_out)
+    for stage in (rollout, StreamStage(config, recipe.stream, run, people, held_out)):
+        found = next(iter(stage.losses(random.Random(3), 0)))
+        assert found["motion"] > 0
+        assert float(found["loss"].detach()) == pytest.approx(
+            float((found["latent"] + 3 * found["motion"]).detach()), rel=1e-5
+        )
+    reader = rollout.judge.reader
+    assert reader is not None
+    person, frame = torch.tensor([0, 1, 2]), torch.tensor([1, 3, 2])
+    seen, weights = rollout.train.seen(person, frame, CPU), recipe.rollout.judgement.motion_signals
+    pictures = (people.images[person, frame].float() / 127.5 - 1).requires_grad_()
+    assert float(reader.loss(pictures, seen, weights)) < 1e-8
+    loss = reader.loss(pictures, seen.at([1, 2, 0]), weights)
+    torch.autograd.backward(loss)
+    assert loss > 1e-4
+    assert pictures.grad is not None
+    assert pictures.grad.abs().sum() > 0
+
+
 def test_the_discriminator_can_tell_noise_from_plain_pictures() -> None:
     torch.manual_seed(0)
     discriminator = Discriminator(4)

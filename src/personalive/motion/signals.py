@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,10 @@ class Observation:
     def __getitem__(self, frames: slice) -> Observation:
         """The observation of some of the frames."""
         return self._map(lambda part: part[frames])
+
+    def at(self, places: Sequence[int]) -> Observation:
+        """The observation of the frames at these places, in this order."""
+        return self._map(lambda part: part[list(places)])
 
     def still(self, frames: int) -> Observation:
         """One frame's observation (F = 1) as if it had been seen in `frames` frames."""

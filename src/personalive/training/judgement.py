@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -10,18 +11,29 @@ from torch.func import functional_call
 
 from personalive.config import ModelConfig
 from personalive.models.autoencoder import Autoencoder
+from personalive.motion.signals import Observation
 from personalive.training.discriminator import Discriminator
 from personalive.training.losses import charbonnier, region_weights
+from personalive.training.motion_reader import MotionReader
 from personalive.training.perceptual import choose_perceptual
+from personalive.training.prepared import Frozen
 from personalive.training.recipe import Judgement
 
 
 class Judge:
     """Compares estimates with the truth by a recipe's weights. Owns the discriminator, where there is one."""
 
-    def __init__(self, config: ModelConfig, recipe: Judgement, autoencoder: Autoencoder, channels: Tensor) -> None:
-        """`channels` (C, 1, 1): loss weights of the latent channels."""
+    def __init__(
+        self,
+        config: ModelConfig,
+        recipe: Judgement,
+        autoencoder: Autoencoder,
+        channels: Tensor,
+        reader: MotionReader | None = None,
+    ) -> None:
+        """`channels` (C, 1, 1): loss weights of the latent channels. Without `reader` there is no `motion` term."""
         self.config, self.recipe, self.autoencoder, self.channels = config, recipe, autoencoder, channels
+        self.reader = reader if recipe.motion else None
         self.perceptual = choose_perceptual(recipe.perceptual_kind, channels.device)
         self.discriminator: Discriminator | None = None
         if recipe.adversarial:
@@ -32,10 +44,17 @@ class Judge:
         return {} if self.discriminator is None else {"discriminator": self.discriminator}
 
     def losses(
-        self, clean: Tensor, target: Tensor, landmarks: Tensor, pictures: Tensor, rng: random.Random, step: int
+        self,
+        clean: Tensor,
+        target: Tensor,
+        landmarks: Tensor,
+        pictures: Tensor,
+        seen: Observation,
+        rng: random.Random,
+        step: int,
     ) -> dict[str, Tensor]:
-        """B references with F frames each: estimated and true latents (B, F, C, h, w), landmarks (B, F, 68, 2) and
-        true pictures (B, F, 3, H, W) uint8 -> losses.
+        """B references with F frames each: estimated and true latents (B, F, C, h, w), landmarks (B, F, 68, 2), true
+        pictures (B, F, 3, H, W) uint8 and what the motion networks saw in them (B * F, ...) -> losses.
         """
         recipe, side = self.recipe, clean.shape[-1]
         regions, shape = recipe.regions, clean.shape[:2]
@@ -59,6 +78,11 @@ class Judge:
             if self.discriminator is not None and step >= recipe.adversarial_from:
                 found["adversarial"], found["discriminator"] = adversarial(self.discriminator, output, truth)
                 total = total + recipe.adversarial * found["adversarial"] + found["discriminator"]
+        if self.reader is not None:
+            chosen = rng.sample(range(len(clean)), min(recipe.motion_frames, len(clean)))
+            output = self.autoencoder.decode_signed(clean[chosen])
+            found["motion"] = self.reader.loss(output, seen.at(chosen), recipe.motion_signals)
+            total = total + recipe.motion * found["motion"]
         return {"loss": total, **found}
 
     def _decoded(
@@ -83,6 +107,14 @@ class Judge:
             whole = pictures.float() / 127.5 - 1
             truth = whole if crop == side else self.autoencoder.decode_signed(torch.stack(theirs))
         return self.autoencoder.decode_signed(torch.stack(ours)), truth, torch.stack(weights)
+
+
+def motion_reader(config: ModelConfig, recipe: Judgement, frozen: Frozen, folder: Path | None) -> MotionReader | None:
+    """What the `motion` term needs, if the recipe asks for one; for a stage in a run folder."""
+    if not recipe.motion or folder is None:
+        return None
+    device = next(frozen.autoencoder.parameters()).device
+    return MotionReader(config, frozen.motion_encoder.to(device), folder)
 
 
 def adversarial(discriminator: Discriminator, output: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:

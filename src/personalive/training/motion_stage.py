@@ -30,6 +30,9 @@ from personalive.training import augment
 from personalive.training.clips import Corpus
 from personalive.training.recipe import MotionRecipe
 
+READ = 53 + len(EXPRESSION)
+"""What is read from the tokens: the renderer's coefficients, then the signals of EXPRESSION."""
+
 
 def expression_targets(corpus: Corpus) -> Tensor:
     """What the tokens must tell of every frame: coefficients, then the signals of EXPRESSION; (P, F, 53 + 4)."""
@@ -72,7 +75,7 @@ class MotionStage:
         flat = self.targets.flatten(0, 1)
         self.mean, self.deviation = (t.to(self.device) for t in (flat.mean(0), flat.std(0).clamp(min=0.005)))
         width = config.motion_encoder.tokens * config.motion_encoder.token_dim
-        self.expression_head = nn.Linear(width, flat.shape[1])
+        self.expression_head = nn.Linear(width, READ)
         for module in self.modules().values():
             module.to(self.device)
 

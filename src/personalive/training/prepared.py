@@ -27,7 +27,7 @@ from personalive.models.motion_extractor import MotionExtractor
 from personalive.models.pose_guider import PoseGuider
 from personalive.models.reference_unet import ReferenceUNet
 from personalive.motion.keypoints import draw, pose_keypoints
-from personalive.motion.signals import face_crops
+from personalive.motion.signals import Observation, face_crops
 from personalive.streaming.state import map_tensors
 from personalive.training.autoencoder_stage import load_autoencoder
 from personalive.training.checkpoint import load_modules
@@ -90,6 +90,11 @@ class Prepared:
     latents: Tensor
     tokens: Tensor
     head: HeadMotion
+
+    def seen(self, person: Tensor, frame: Tensor, device: torch.device) -> Observation:
+        """What the motion networks saw in these frames, (N, ...) for indices of N elements in any shape."""
+        found = Observation(self.head, self.tokens)
+        return map_tensors(lambda tensor: tensor[person.flatten(), frame.flatten()].to(device), found)
 
 
 def prepare(config: ModelConfig, frozen: Frozen, corpus: Corpus, cache: Path | None) -> Prepared:

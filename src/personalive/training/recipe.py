@@ -117,8 +117,8 @@ class ImageRecipe:
 class Judgement:
     """What is wrong with clean estimates, as a weighted sum: in latents (Charbonnier), each frame by itself and its
     difference from the other frames of one reference (`change`: what the motion must do, however well the reference is
-    met); and in some decoded pictures squared error, a perceptual and an adversarial term. The paper: 1 squared,
-    2 perceptual (LPIPS), 0.05 adversarial.
+    met); in some decoded pictures squared error, a perceptual and an adversarial term; and in others `motion`: what the
+    motion encoder reads from them (`motion_reader.py`). The paper: 1 squared, 2 perceptual (LPIPS), 0.05 adversarial.
     """
 
     regions: Regions = field(default_factory=Regions)
@@ -132,6 +132,9 @@ class Judgement:
     perceptual_kind: Literal["auto", "lpips", "gradients"] = "gradients"  # auto: LPIPS where it is installed
     decoded_frames: int = 2  # how many of a batch's frames are decoded
     decoded_share: float = 0.5  # side of the decoded square around the face, over the picture's; 1: all of it
+    motion: float = 0.0
+    motion_frames: int = 4  # how many of a batch's frames are read
+    motion_signals: tuple[float, ...] = (1.0, 1.0, 1.0, 1.0)  # weights of mouth, blink, smile and brow
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from personalive.config import ModelConfig
 from personalive.training.checkpoint import load_modules
 from personalive.training.clips import Corpus
 from personalive.training.denoiser_stage import DenoiserStage
-from personalive.training.judgement import Judge
+from personalive.training.judgement import Judge, motion_reader
 from personalive.training.prepared import MODULES
 from personalive.training.recipe import RolloutRecipe
 
@@ -42,7 +42,8 @@ class RolloutStage(DenoiserStage):
             load_modules({name: getattr(self.model, name) for name in MODULES}, folder / "image.safetensors")
         if self.optimisation.checkpointing:
             self.autoencoder.model.enable_gradient_checkpointing()
-        self.judge = Judge(config, recipe.judgement, self.autoencoder, self.channels)
+        reader = motion_reader(config, recipe.judgement, self.frozen, folder)
+        self.judge = Judge(config, recipe.judgement, self.autoencoder, self.channels, reader)
 
     def modules(self) -> Mapping[str, nn.Module]:
         """The denoiser's networks, and the discriminator."""
@@ -55,4 +56,4 @@ class RolloutStage(DenoiserStage):
         done = random.Random(f"steps before {step}").choices(range(len(self.odds)), self.odds)[0]
         sample = self.roll_out(batch, done)
         clean = self.to_clean(batch, sample, self.level(batch, -1 - done))
-        yield self.judge.losses(clean, batch.target, batch.landmarks, batch.truth, rng, step)
+        yield self.judge.losses(clean, batch.target, batch.landmarks, batch.truth, batch.seen, rng, step)

@@ -24,7 +24,7 @@ from personalive.streaming.schedule import Schedule
 from personalive.streaming.state import StreamState, map_tensors
 from personalive.training.checkpoint import load_modules
 from personalive.training.clips import Corpus
-from personalive.training.judgement import Judge
+from personalive.training.judgement import Judge, motion_reader
 from personalive.training.prepared import (
     MODULES,
     Denoiser,
@@ -70,8 +70,10 @@ class StreamStage:
         )
         self.train = prepare(config, frozen, train, folder and folder / "prepared.train.safetensors")
         self.held_out = prepare(config, frozen, held_out, folder and folder / "prepared.test.safetensors")
-        self.judge = Judge(config, recipe.judgement, frozen.autoencoder, latent_importance(frozen, self.train))
         frozen.rest(learns_motion=False)
+        reader = motion_reader(config, recipe.judgement, frozen, folder)
+        channels = latent_importance(frozen, self.train)
+        self.judge = Judge(config, recipe.judgement, frozen.autoencoder, channels, reader)
 
     def modules(self) -> Mapping[str, nn.Module]:
         """The denoiser's networks, so that the stage's file is complete, and the discriminator."""
@@ -105,6 +107,7 @@ class StreamStage:
             data.latents[rows].to(self.device).float(),
             data.corpus.landmarks[rows].to(self.device),
             data.corpus.images[rows].to(self.device),
+            data.seen(*rows, self.device),
             rng,
             step,
         )
