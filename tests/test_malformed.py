@@ -11,6 +11,7 @@ import asyncio
 import io
 import json
 import logging
+import re
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -223,6 +224,18 @@ FFMPEG = "\r\n".join(
      "a=rtcp-fb:106 nack", "a=rtpmap:105 rtx/90000", "a=fmtp:105 apt=106", "a=ssrc-group:FID 2863265803 2863265804",
      "a=ssrc:2863265803 cname:FFmpeg", "a=ssrc:2863265803 msid:FFmpeg video", ""]
 )  # fmt: skip
+
+
+def test_a_bundle_led_by_nobody_is_refused(server: Running, client: httpx.Client, other: Bystander) -> None:
+    """aiortc takes it, loses its data channel's transport by it, and cannot close what it has begun."""
+    page, _, _ = good_offers()
+    sdp = re.sub(r"a=group:BUNDLE (.*)", r"a=group:BUNDLE nobody \1", page)
+    assert sdp != page
+    with target(server, client) as live:
+        answer = client.post(f"/whip/{live.session.identity}", content=sdp, headers={"content-type": "application/sdp"})
+        assert answer.status_code == 400, answer.text
+        assert "BUNDLE" in answer.json()["error"]
+        assert not live.connections
 
 
 @pytest.mark.parametrize("share", SHARES)

@@ -8,7 +8,7 @@ import fractions
 import functools
 import logging
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,9 @@ from personalive.server.session import Painted
 from personalive.server.sessions import Live
 
 logger = logging.getLogger(__name__)
+
+Work = Callable[[], Coroutine[Any, Any, None]]
+"""What a task does; a coroutine that was made and never begun would complain."""
 
 CLOCK_RATE = 90_000
 REPEAT_SECONDS = 1.0
@@ -128,7 +131,7 @@ class Peer:
         self._peer.on("datachannel", self._on_channel)
         self._peer.on("connectionstatechange", self._on_state)
         try:
-            _check_fingerprints(sdp)
+            _check(sdp)
             await self._peer.setRemoteDescription(RTCSessionDescription(sdp, "offer"))
             self._choose_video()
             await self._peer.setLocalDescription(await self._peer.createAnswer())
@@ -137,7 +140,7 @@ class Peer:
             raise InputError(f"the WebRTC offer cannot be used ({_line(error)}); send a complete SDP offer") from None
         if self._peer.sctp is not None:
             self._drive()
-        self._run(self._watch_over())
+        self._run(self._watch_over)
         return str(self._peer.localDescription.sdp).replace("\r\ns=-\r\n", f"\r\ns={SESSION_NAME}\r\n", 1)
 
     def _choose_video(self) -> None:
@@ -164,7 +167,7 @@ class Peer:
     def _on_track(self, track: MediaStreamTrack) -> None:
         if track.kind == "video" and not self._drives_video():
             self._drive()
-            self._run(self._take_video(track), "video")
+            self._run(functools.partial(self._take_video, track), "video")
 
     def _drives_video(self) -> bool:
         return any(task.get_name() == "video" for task in self._tasks)
@@ -184,8 +187,8 @@ class Peer:
             return
         self._channel = channel
         channel.on("message", self._on_message)
-        self._run(self._obey())
-        self._run(tell_news(self.service, self._live, self._tell))
+        self._run(self._obey)
+        self._run(functools.partial(tell_news, self.service, self._live, self._tell))
 
     def _on_message(self, message: str | bytes) -> None:
         self._heard = self.service.clock()
@@ -264,23 +267,31 @@ class Peer:
             self._live.detach(now, max(0.0, self.service.settings.linger_seconds - (now - self._heard)))
         await self._peer.close()
 
-    def _run(self, work: Coroutine[Any, Any, None], name: str = "peer") -> None:
-        """A task of this peer; its end by the peer's end is no error."""
+    def _run(self, work: Work, name: str = "peer") -> None:
+        """A task of this peer; its end by the peer's end is no error, and it may come before its beginning."""
         task = asyncio.get_running_loop().create_task(_until_over(work), name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
-async def _until_over(work: Coroutine[Any, Any, None]) -> None:
+async def _until_over(work: Work) -> None:
     with contextlib.suppress(MediaStreamError, ConnectionError):
-        await work
+        await work()
 
 
-def _check_fingerprints(sdp: str) -> None:
-    """Raises ValueError where one is missing: aiortc would notice only after the answer, and tell nobody."""
-    for line in SessionDescription.parse(sdp).media:
+def _check(sdp: str) -> None:
+    """Raises ValueError for what aiortc notices too late to say so, or not at all.
+
+    A missing fingerprint; a bundle of lines led by one that is not there, which leaves it without a transport to close.
+    """
+    offered = SessionDescription.parse(sdp)
+    names = {line.rtp.muxId for line in offered.media}
+    for line in offered.media:
         if line.dtls is None or not line.dtls.fingerprints:
             raise ValueError("a DTLS fingerprint is missing")
+    for group in offered.group:
+        if group.semantic == "BUNDLE" and group.items and group.items[0] not in names:
+            raise ValueError("its BUNDLE names a line that is not there")
 
 
 def _pixels(frame: VideoFrame) -> Pixels:
