@@ -5,19 +5,23 @@ from __future__ import annotations
 import gc
 import os
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import av
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from personalive import animate as job_module
 from personalive import gallery
+from personalive import stream as stream_module
 from personalive.animate import AnimatedVideo, AnimateOptions, animate, prepare
 from personalive.errors import ConfigError, FaceNotFoundError, InputError, OutputError
 from personalive.media.frames import Pixels, load_picture, resize_picture
@@ -111,6 +115,30 @@ def test_offline_gives_what_the_stream_gives(
     frames = np.stack([resize_picture(frame.pixels, SIDE) for frame in frames_of(driving)])
     live = np.concatenate([stream.push(frames[:4]), stream.push(frames[4:]), stream.flush()])
     assert np.array_equal(np.stack(written), live)
+
+
+@pytest.mark.parametrize(("ready", "taken"), [(True, "bt bt bt bt bt"), (False, "b bt bt bt t bt")])
+def test_a_chunk_that_is_not_ready_is_taken_when_the_next_one_has_begun(
+    portrait: Path, tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, ready: bool, taken: str
+) -> None:
+    """b: begun, t: taken. The last chunk comes from the stream's end."""
+    told: list[str] = []
+
+    def telling(work: Callable[[Tensor], Tensor], given: Tensor, beside: bool) -> Any:
+        assert beside is (told.count("b") < 4)
+        told.append("b")
+
+        def wait() -> Tensor:
+            told.append("t")
+            with torch.inference_mode():
+                return work(given)
+
+        return SimpleNamespace(ready=ready, wait=wait)
+
+    monkeypatch.setattr(stream_module, "fetch", telling)
+    made(PersonaLive(toy_networks(stream__levels=2)), portrait, driver(tmp_path / "driver.mp4", 20), out / "a.mp4")
+    assert len(frames_of(out / "a.mp4")) == 20
+    assert "".join(told) == taken.replace(" ", "")
 
 
 def test_what_is_held_does_not_grow_with_the_clip(
@@ -259,13 +287,14 @@ def drawn(path: Path, faces: str) -> Path:
 def holds(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """For each driving frame in turn, whether it was held for want of a face."""
     seen: list[bool] = []
-    push = job_module._push
+    drive = job_module._drive
 
-    def noting(stream: object, driven: job_module._Driven) -> Pixels:
-        seen.append(driven.pixels is None)
-        return push(stream, driven)  # type: ignore[arg-type]
+    def noting(*given: Any) -> Iterator[job_module._Driven]:
+        for driven in drive(*given):
+            seen.append(driven.pixels is None)
+            yield driven
 
-    monkeypatch.setattr(job_module, "_push", noting)
+    monkeypatch.setattr(job_module, "_drive", noting)
     return seen
 
 

@@ -19,7 +19,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("media",),
     ("models",),
     ("weights", "motion", "streaming"),
-    ("acceleration", "animate", "stream", "pipeline"),
+    ("acceleration", "stream", "animate", "pipeline"),
     ("data", "rendering", "server", "training", "evaluation", "diagnosis"),
     ("reporting", "commands", "cli", "__main__"),
 )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from personalive.device import choose_device
+from personalive import stream as stream_module
+from personalive.device import Arriving, choose_device, fetch
 from personalive.errors import ConfigError, InputError, WeightsError
 from personalive.media.frames import Pixels
 from personalive.motion.keypoints import MotionGains
 from personalive.pipeline import PersonaLive, Stream
+from personalive.stream import begin_together
 from personalive.weights.load import build_networks, save_networks
 from toy import picture, pictures, toy_networks
 
@@ -163,6 +167,68 @@ def test_looking_ahead_and_painting_frame_by_frame_change_nothing_but_when(model
             painted = np.concatenate([part[index] for part in parts])
             assert np.abs(painted.astype(int) - wanted.astype(int)).max(initial=0) <= 1
     assert [stream.frames_out for stream in eager] == [stream.frames_out for stream in plain] == [16, 16]
+
+
+class Later(Arriving):
+    """A GPU as slow as can be: it computes only when somebody waits for the result."""
+
+    def __init__(self, work: Callable[[Tensor], Tensor], given: Tensor, beside: bool = False) -> None:
+        self._work, self._given = work, given
+
+    ready = False
+
+    @torch.inference_mode()
+    def wait(self) -> Tensor:
+        return self._work(self._given)
+
+
+def test_frames_that_are_taken_late_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three streams begun 24 times, keyframes, a new portrait and new gains between, before anybody takes a frame."""
+    model = PersonaLive(toy_networks(stream__tau=0.1))
+    painted: list[list[Pixels]] = []
+    for fetching in (fetch, Later):
+        monkeypatch.setattr(stream_module, "fetch", fetching)
+        streams = [model.start(picture(i), seed=i) for i in range(3)]
+        begun = []
+        for number in range(24):
+            driving = pictures(4, seed=4 * number)
+            for stream in streams[: 2 + number % 2]:
+                for frame in driving:
+                    stream.feed(frame)
+                    frame[:] = 0  # whoever feeds may use the memory again
+            if number == 9:
+                streams[1].set_portrait(picture(7))
+                streams[0].gains = MotionGains(0.5, 0.5, 0.0)
+            begun += begin_together([stream for stream in streams if stream.ready], beside=True)
+        flushed = [stream.flush() for stream in streams]
+        assert [stream.frames_out for stream in streams] == [96, 96, 48]
+        painted.append([*(painting.frames() for painting in begun), *flushed])
+    assert [len(part) for part in painted[0][-3:]] == [12, 12, 12]
+    assert sum(len(part) for part in painted[0]) == 96 + 96 + 48
+    for late, plain in zip(*painted, strict=True):
+        assert np.array_equal(late, plain)
+
+
+def test_a_gpu_is_told_a_whole_chunk_before_anybody_waits_for_its_first_frame(
+    model: PersonaLive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stream, alone = model.start(picture(1)), model.start(picture(1))
+    expected = alone.push(pictures(16))
+    stream.push(pictures(12))
+    for frame in pictures(16)[12:]:
+        stream.feed(frame)
+    begun: list[Later] = []
+
+    def fetching(work: Callable[[Tensor], Tensor], given: Tensor, beside: bool) -> Later:
+        begun.append(Later(work, given))
+        return begun[-1]
+
+    monkeypatch.setattr(stream_module, "fetch", fetching)
+    parts = model.paint([stream])
+    first = next(parts)
+    assert len(begun) == 4
+    painted = np.concatenate([first[0], *(part[0] for part in parts)])
+    assert np.abs(painted.astype(int) - expected).max() <= 1  # frames are decoded one by one here
 
 
 def test_only_ready_streams_of_one_model_step_together(model: PersonaLive) -> None:

@@ -32,9 +32,10 @@ from personalive.motion.face_crop import (
 )
 from personalive.motion.face_finder import FaceBox, FaceFinder
 from personalive.motion.keypoints import MotionGains
+from personalive.stream import Painting, begin_together
 
 if TYPE_CHECKING:
-    from personalive.pipeline import PersonaLive, Stream
+    from personalive.pipeline import PersonaLive
 
 logger = logging.getLogger(__name__)
 
@@ -154,7 +155,8 @@ def animate(model: PersonaLive, job: Job, progress: Progress | None = None) -> A
     began, options, side = time.monotonic(), job.options, model.config.image_size
     portrait = resize_picture(job.picture, side) if job.head is None else crop_square(job.picture, job.head, side)
     stream = model.start(portrait, options.seed, options.gains(MotionGains.of(model.config.stream)))
-    inside: deque[_Driven] = deque()  # not yet painted; at most stream.delay_frames + 1
+    inside: deque[_Driven] = deque()  # not yet written; at most stream.delay_frames + 1, and a chunk
+    paintings: deque[Painting] = deque()  # at most one is still being painted when the next one begins
     without_face, last = 0, 0.0
     with read_video(job.driving, options.max_frames) as video:
         info, total = video.info, _expected(video.info, options.max_frames)
@@ -163,9 +165,15 @@ def animate(model: PersonaLive, job: Job, progress: Progress | None = None) -> A
                 without_face += driven.pixels is None
                 last = driven.time
                 inside.append(driven)
-                _write(_push(stream, driven), inside, portrait, options, writer)
+                stream.feed(driven.pixels)
+                if stream.ready:
+                    paintings += begin_together([stream], model.beside)
+                while paintings and (len(paintings) > 1 or paintings[0].ready):
+                    _write(paintings.popleft().frames(), inside, portrait, options, writer)
                 if progress is not None:
                     progress(writer.frames, total)
+            for painting in paintings:
+                _write(painting.frames(), inside, portrait, options, writer)
             _write(stream.flush(), inside, portrait, options, writer)
     if progress is not None:
         progress(writer.frames, writer.frames)
@@ -199,10 +207,6 @@ def _drive(job: Job, frames: Iterator[tuple[Pixels, float]], side: int) -> Itera
         crop = steady.update(pixels) if number >= index else waiting
         cut = crop.cut(pixels, side)
         yield _Driven(cut if crop.found else None, cut, moment)
-
-
-def _push(stream: Stream, driven: _Driven) -> Pixels:
-    return stream.hold() if driven.pixels is None else stream.push(driven.pixels[None])
 
 
 def _write(

@@ -1,10 +1,14 @@
-"""Where the networks run."""
+"""Where the networks run, and how tensors get there and back without anybody waiting."""
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from personalive.errors import ConfigError
 
@@ -34,3 +38,64 @@ def precision_named(name: str) -> torch.dtype | None:
     if name not in known:
         raise ConfigError(f"there is no precision {name!r}; choose auto, {', '.join(known)}")
     return known[name]
+
+
+def send(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on a device, without waiting for the work that the device still has."""
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        tensor = tensor.pin_memory()  # from other memory the copy would wait; torch keeps this until it is done
+    return tensor.to(device, non_blocking=True)
+
+
+@functools.lru_cache(maxsize=64)
+def constant(values: tuple[Any, ...], device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+    """Numbers, or tuples of numbers, as a tensor that is sent to the device once. Not to be changed."""
+    with torch.inference_mode(False):  # born in inference mode it could never take part in training later
+        return torch.tensor(values, dtype=dtype, device=device)
+
+
+class Arriving:
+    """A tensor on its way from a device to the CPU; the device may still have to compute it."""
+
+    def __init__(self, tensor: Tensor, done: torch.cuda.Event | None = None) -> None:
+        self._tensor, self._done = tensor, done
+
+    @property
+    def ready(self) -> bool:
+        """Whether `wait` would not wait."""
+        return self._done is None or bool(self._done.query())  # type: ignore[no-untyped-call]
+
+    def wait(self) -> Tensor:
+        """The tensor, on the CPU, as soon as it is complete."""
+        if self._done is not None:
+            self._done.synchronize()
+        return self._tensor
+
+
+def fetch(work: Callable[[Tensor], Tensor], given: Tensor, beside: bool = False) -> Arriving:
+    """`work(given)` on its way to the CPU. Nobody waits: a GPU is only told what to do.
+
+    beside: in a CUDA stream of its own, so that what the GPU is told next may run at the same time; that takes the
+    memory of both. On a CPU all is done on return, `beside` or not: its cores have nothing to spare for a second queue.
+    """
+    device = given.device
+    if device.type != "cuda":
+        return Arriving(work(given).cpu())
+    queue = torch.cuda.current_stream(device)
+    if beside:
+        queue = _second_queue(device)
+        queue.wait_stream(torch.cuda.current_stream(device))  # what `given` is computed from was told before
+        given.record_stream(queue)  # its memory is not for others before this queue has read it
+    with torch.cuda.stream(queue):
+        result = work(given)
+        # Pinned: into other memory the copy would wait.
+        arrived = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
+        arrived.copy_(result, non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record(queue)
+    return Arriving(arrived, done)
+
+
+@functools.lru_cache(maxsize=16)
+def _second_queue(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

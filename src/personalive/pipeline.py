@@ -37,8 +37,10 @@ logger = logging.getLogger(__name__)
 class PersonaLive:
     """The networks of one model, ready to start any number of streams."""
 
-    def __init__(self, networks: Networks) -> None:
+    def __init__(self, networks: Networks, beside: bool = True) -> None:
+        """beside: `animate` lets a GPU decode a chunk while it computes the next one, in the memory of both."""
         self.networks = networks
+        self.beside = beside
 
     @classmethod
     def from_pretrained(
@@ -70,7 +72,7 @@ class PersonaLive:
             offload.apply(networks, fitted.policy, place)
         if other is not None:
             networks = swap_decoder(networks, load_tiny_decoder(other, place, fitted.dtype))
-        return cls(choose_runtime(networks, runtime, home() / "windows", tell))
+        return cls(choose_runtime(networks, runtime, home() / "windows", tell), fitted.policy.beside)
 
     @property
     def config(self) -> ModelConfig:

@@ -3,7 +3,7 @@
 A stream collects frames (`feed`) until a chunk is full (`ready`); `step_together` then takes every ready stream one
 chunk further, all in one batch. `Stream.push` is the same for one stream alone. Who is in a hurry lets the motion
 networks see frames before their chunk is full (`look_ahead`), and takes painted frames one by one
-(`paint_together`).
+(`paint_together`); who has something else to do than wait for a GPU takes them later (`begin_together`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from personalive.contracts import MotionSignals, Networks
+from personalive.device import Arriving, fetch, send
 from personalive.errors import InputError
-from personalive.media.frames import Pixels, resize_tensor, to_uint8, to_unit
+from personalive.media.frames import Pixels, as_levels, from_levels, resize_tensor, to_levels
 from personalive.motion import signals
 from personalive.motion.keypoints import MotionGains
 from personalive.motion.signals import Observation
@@ -87,7 +88,8 @@ class Stream:
         if frame is not None:
             _require_square(frame, "a driving frame", dimensions=3)
             # Frame by frame and at the model's size, so that grouping cannot change a bit.
-            self._last = resize_tensor(to_unit(frame), self._networks.config.image_size)
+            levels = send(as_levels(frame), self._reference.latents.device)
+            self._last = resize_tensor(from_levels(levels), self._networks.config.image_size)
         self.frames_in += 1
         self._waiting.append(self._last)
 
@@ -157,34 +159,70 @@ class Stream:
         return self._portrait.still(self.chunk_frames) if chunk is None else chunk
 
 
+class Painting:
+    """New frames of one stream, which a GPU may still be painting."""
+
+    def __init__(self, arriving: Arriving, place: slice) -> None:
+        """arriving: frames (F, S, S, 3) uint8 of a whole batch; place: which of them are this stream's."""
+        self._arriving, self._place = arriving, place
+
+    @property
+    def ready(self) -> bool:
+        """Nobody would have to wait for them; on a CPU always."""
+        return self._arriving.ready
+
+    def frames(self) -> Pixels:
+        """The frames (n, S, S, 3), as soon as they are painted."""
+        pixels: Pixels = self._arriving.wait().numpy()[self._place]
+        return pixels
+
+
 def step_together(streams: Sequence[Stream]) -> list[Pixels]:
     """Takes streams of one model, each `ready`, a chunk further in one batch -> each one's new frames (n, S, S, 3).
 
     n is `chunk_frames`, or 0 in a stream's lead-in. In a batch a stream's frames are what they would be alone, up to
     rounding. Raises ValueError for a stream that is not ready or of another model.
     """
-    (painted,) = paint_together(streams, streams[0].chunk_frames)
-    return painted
+    return [painting.frames() for painting in begin_together(streams)]
 
 
 @torch.inference_mode()
-def paint_together(streams: Sequence[Stream], at_a_time: int = 1) -> Iterator[list[Pixels]]:
-    """`step_together`, but its frames come `at_a_time` of each stream as soon as they are decoded, in order.
+def begin_together(streams: Sequence[Stream], beside: bool = False) -> list[Painting]:
+    """`step_together` that leaves the waiting to whoever wants the frames: the streams can be fed, and begun, again.
 
-    `at_a_time` divides `chunk_frames`. The streams are a chunk further before the first of them come. A stream in its
-    lead-in gives (0, S, S, 3) every time.
+    beside: a GPU decodes while it already computes the next chunk, in the memory of both (see `device.fetch`).
     """
+    return _decode(streams, _advance(streams), beside)
+
+
+@torch.inference_mode()
+def paint_together(streams: Sequence[Stream]) -> Iterator[list[Pixels]]:
+    """`step_together`, but its frames come one of each stream at a time, as soon as they are decoded, in order.
+
+    The streams are a chunk further before the first of them come. A stream in its lead-in gives (0, S, S, 3) each time.
+    """
+    begun: deque[list[Painting]] = deque()
+    for latents in torch.split(_advance(streams), 1, dim=1):
+        begun.append(_decode(streams, latents))
+        # A CPU is done: it goes on only when these frames are on their way. A GPU is told all there is first.
+        while begun and all(painting.ready for painting in begun[0]):
+            yield [painting.frames() for painting in begun.popleft()]
+    for paintings in begun:
+        yield [painting.frames() for painting in paintings]
+
+
+def _advance(streams: Sequence[Stream]) -> Tensor:
+    """Takes each stream a step further: the clean latents (B, M, C, h, w)."""
     networks = streams[0]._networks
     if any(stream._networks is not networks or not stream.ready for stream in streams):
         raise ValueError("streams that step together are ready and of one model")
     motions = [stream._see(seen) for stream, seen in zip(streams, _observed(networks, streams), strict=True)]
     driving = map_tensors(_side_by_side, *(stream._signals(m) for stream, m in zip(streams, motions, strict=True)))
     state = map_tensors(_side_by_side, *(_window(stream) for stream in streams))
-    state, latents = engine.step(networks, state, driving)  # latents (B, M, C, h, w)
+    state, latents = engine.step(networks, state, driving)
     for stream, own in zip(streams, states.split(state) if len(streams) > 1 else [state], strict=True):
         stream._state = own
-    for part in torch.split(latents, at_a_time, dim=1):
-        yield _decode(networks, streams, part)
+    return latents
 
 
 @torch.inference_mode()
@@ -218,18 +256,21 @@ def _look(networks: Networks, streams: Sequence[Stream]) -> None:
             stream._looked += [None if frame is None else next(each) for frame in frames]
 
 
-def _decode(networks: Networks, streams: Sequence[Stream], latents: Tensor) -> list[Pixels]:
+def _decode(streams: Sequence[Stream], latents: Tensor, beside: bool = False) -> list[Painting]:
     """The pictures of latents (B, m, C, h, w) for the streams that are past their lead-in."""
-    side, levels = networks.config.image_size, networks.config.stream.levels
-    shown = [index for index, stream in enumerate(streams) if stream._chunks >= levels]
-    painted = [np.zeros((0, side, side, 3), dtype=np.uint8)] * len(streams)
+    networks = streams[0]._networks
+    side, count = networks.config.image_size, latents.shape[1]
+    shown = [index for index, stream in enumerate(streams) if stream._chunks >= networks.config.stream.levels]
+    paintings = [Painting(Arriving(torch.zeros(0, side, side, 3, dtype=torch.uint8)), slice(0))] * len(streams)
     if shown:
-        chosen = latents[shown].to(streams[0]._reference.latents.dtype)
-        frames = to_uint8(networks.autoencoder.decode(chosen.flatten(0, 1)))  # (B * m, S, S, 3)
-        for index, chunk in zip(shown, np.split(frames, len(shown)), strict=True):
-            painted[index] = chunk
-            streams[index].frames_out += len(chunk)
-    return painted
+        # Cut out one by one: an index of several numbers would be sent to the device, and waited for.
+        chosen = _side_by_side(*(latents[index : index + 1] for index in shown))
+        given = chosen.flatten(0, 1).to(streams[0]._reference.latents.dtype)  # (B * m, C, h, w)
+        arriving = fetch(lambda latents: to_levels(networks.autoencoder.decode(latents)), given, beside)
+        for place, index in enumerate(shown):
+            paintings[index] = Painting(arriving, slice(place * count, (place + 1) * count))
+            streams[index].frames_out += count
+    return paintings
 
 
 def _window(stream: Stream) -> StreamState:

@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from personalive.acceleration.offload import PARTS, PRESETS, Policy
+from personalive.acceleration.offload import IN_PLACE, PARTS, PRESETS, Policy
 from personalive.acceleration.shapes import Shapes, stages_of
 from personalive.config import ModelConfig, override
 from personalive.contracts import Networks
@@ -50,6 +50,9 @@ USES = {
 }
 """The stages of a stream, and the parts that compute in each."""
 
+BESIDE = ("reference", "motion", "pose", "window")
+"""The stages of the next chunk, during which one may be decoded: the reference's, for a keyframe."""
+
 
 @dataclass(frozen=True)
 class MemoryPlan:
@@ -64,7 +67,8 @@ class MemoryPlan:
         """Bytes in use at the peak of one stage."""
         absent = set(self.policy.leaves) - set(USES[stage])
         resident = sum(size for part, size in self.weights.items() if part not in absent)
-        return resident + sum(self.caches.values()) + self.activations[stage]
+        meanwhile = self.activations["decode"] if self.policy.beside and stage in BESIDE else 0
+        return resident + sum(self.caches.values()) + self.activations[stage] + meanwhile
 
     @property
     def peak(self) -> int:
@@ -96,11 +100,14 @@ def make_plan(
 
 
 def choose_policy(
-    config: ModelConfig, dtype: torch.dtype, free: int, preset: str = "auto", reserve: int = RESERVE
+    config: ModelConfig,
+    dtype: torch.dtype,
+    free: int,
+    policies: Iterable[Policy] = tuple(PRESETS.values()),
+    reserve: int = RESERVE,
 ) -> MemoryPlan:
-    """The plan of a preset, or of the first that fits into `free` bytes ("auto"). ConfigError if it does not fit."""
-    chosen = PRESETS.values() if preset == "auto" else [PRESETS[preset]]
-    plans = [make_plan(config, dtype, policy) for policy in chosen]
+    """The plan of the first policy that fits into `free` bytes. ConfigError if none does."""
+    plans = [make_plan(config, dtype, policy) for policy in policies]
     for plan in plans:
         if plan.peak + reserve <= free:
             return plan
@@ -142,9 +149,9 @@ def fit(
     dtype = dtype or (torch.float16 if large and on_gpu else torch.float32)
     free = free_memory(device)
     if not large or free is None:
-        return Fit(dtype, PRESETS["24GB"])
-    # Nothing can leave a CPU's memory for elsewhere.
-    plan = choose_policy(config, dtype, free, preset if on_gpu else "24GB", RESERVE if on_gpu else 0)
+        return Fit(dtype, PRESETS["24GB"] if on_gpu else IN_PLACE)
+    policies = [IN_PLACE] if not on_gpu else PRESETS.values() if preset == "auto" else [PRESETS[preset]]
+    plan = choose_policy(config, dtype, free, policies, RESERVE if on_gpu else 0)
     for line in plan.lines():
         tell(line)
     tell(f"  {free / 1e9:.2f} GB are free on {device}")

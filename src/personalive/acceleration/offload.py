@@ -31,10 +31,11 @@ PARTS = (
 
 @dataclass(frozen=True)
 class Policy:
-    """The parts that leave the device while they do not compute."""
+    """The parts that leave the device while they do not compute, and whether a chunk is decoded beside the next one."""
 
     name: str
     leaves: tuple[str, ...] = ()
+    beside: bool = False
 
     def __post_init__(self) -> None:
         unknown = set(self.leaves) - set(PARTS)
@@ -42,8 +43,11 @@ class Policy:
             raise ConfigError(f"offload policy {self.name}: there is no part {', '.join(sorted(unknown))}")
 
 
+IN_PLACE = Policy("all in place")
+"""For a CPU: there is nowhere to go."""
+
 PRESETS = {
-    "24GB": Policy("24GB"),
+    "24GB": Policy("24GB", beside=True),
     # Both serve a portrait once, when it comes.
     "12GB": Policy("12GB", ("image_encoder", "autoencoder.encoder")),
     # The reference UNet serves a portrait once, and then at most once for each keyframe slot.

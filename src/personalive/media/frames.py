@@ -129,13 +129,22 @@ def flatten_alpha(pixels: Pixels) -> Pixels:
 
 def to_unit(frames: Pixels) -> Tensor:
     """uint8 (F, H, W, 3) or (H, W, 3) -> float32 (F, 3, H, W) in [0, 1]; one frame gives F = 1."""
+    return from_levels(as_levels(frames))
+
+
+def as_levels(frames: Pixels) -> Tensor:
+    """uint8 (F, H, W, 3) or (H, W, 3) as a uint8 tensor (F, H, W, 3), of the same memory where that can be."""
     if frames.dtype != np.uint8 or frames.ndim not in (3, 4) or frames.shape[-1] != 3:
         raise ValueError(f"uint8 pixels (..., H, W, 3) are expected, not {frames.dtype} {frames.shape}")
     if frames.ndim == 3:
         frames = frames[None]
     # torch warns about memory that it may not write to, e.g. a view of a PIL image: copied then
-    writable = np.require(frames, requirements=["C", "W"])
-    channels_first = torch.from_numpy(writable).permute(0, 3, 1, 2)  # (F, 3, H, W)
+    return torch.from_numpy(np.require(frames, requirements=["C", "W"]))
+
+
+def from_levels(levels: Tensor) -> Tensor:
+    """uint8 (F, H, W, 3) on any device -> float32 (F, 3, H, W) in [0, 1] there."""
+    channels_first = levels.permute(0, 3, 1, 2)  # (F, 3, H, W)
     return channels_first.to(torch.float32, memory_format=torch.contiguous_format) / 255.0
 
 
@@ -146,9 +155,14 @@ def to_signed(frames: Pixels) -> Tensor:
 
 def to_uint8(images: Tensor) -> Pixels:
     """Images (F, 3, H, W) in [0, 1], any float type and device -> uint8 (F, H, W, 3). Values outside are clipped."""
-    levels = (images.detach().float() * 255.0).round().clamp(0.0, 255.0).to(torch.uint8)
-    pixels: Pixels = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()  # (F, H, W, 3)
+    pixels: Pixels = to_levels(images).cpu().numpy()
     return pixels
+
+
+def to_levels(images: Tensor) -> Tensor:
+    """`to_uint8` as a tensor, on the images' own device."""
+    levels = (images.detach().float() * 255.0).round().clamp(0.0, 255.0).to(torch.uint8)
+    return levels.permute(0, 2, 3, 1).contiguous()  # (F, H, W, 3)
 
 
 def resize_picture(pixels: Pixels, side: int) -> Pixels:

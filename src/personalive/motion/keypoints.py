@@ -13,6 +13,7 @@ from torch import Tensor
 
 from personalive.config import KeypointConfig, StreamConfig
 from personalive.contracts import HeadMotion
+from personalive.device import constant
 from personalive.errors import ConfigError
 
 COLOURS = (
@@ -135,8 +136,9 @@ def draw(keypoints: Tensor, size: int, config: KeypointConfig) -> Tensor:
     Coloured discs without antialiasing as published, or soft blobs (`KeypointConfig.soft`), which are differentiable;
     overlapping colours add up and are clamped. Points outside the picture are cut at its border.
     """
-    points = keypoints[:, list(config.drawn), :2]  # (N, K, 2)
-    colours = points.new_tensor([COLOURS[i % len(COLOURS)] for i in range(len(config.drawn))]) / 255  # (K, 3)
+    points = _drawn(keypoints, config)  # (N, K, 2)
+    chosen = tuple(COLOURS[i % len(COLOURS)] for i in range(len(config.drawn)))
+    colours = constant(chosen, points.device, points.dtype) / 255  # (K, 3)
     drawing = _draw_blobs if config.soft else _draw_discs
     return drawing(points, colours, size, config.radius).clamp(0, 1)
 
@@ -151,7 +153,7 @@ def _draw_discs(points: Tensor, colours: Tensor, size: int, radius: float) -> Te
     x = centres[..., :1] + dx  # (N, K, P)
     y = centres[..., 1:] + dy
     visible = inside_disc & (x >= 0) & (x < size) & (y >= 0) & (y < size)
-    places = torch.where(visible, y * size + x, 0).flatten(1)  # (N, K * P)
+    places = (y * size + x).masked_fill(~visible, 0).flatten(1)  # (N, K * P)
     amounts = visible[:, None].to(points.dtype) * colours.T[None, :, :, None]  # (N, 3, K, P)
     count = points.shape[0]
     canvas = points.new_zeros(count, 3, size * size)
@@ -182,15 +184,19 @@ def face_box(keypoints: Tensor, size: int, config: KeypointConfig) -> Tensor:
     0..size-1 and truncated (spec 2). The published rule can give an empty box or a sliver, when the keypoints fall
     together or leave the picture: where a side would be shorter than size / 16 the box is the whole picture here.
     """
-    pixels = _pixel_indices(keypoints[:, list(config.drawn), :2], size).to(keypoints.dtype)
+    pixels = _pixel_indices(_drawn(keypoints, config), size).to(keypoints.dtype)
     centre = pixels.mean(dim=1)  # (N, 2)
     side = (centre[:, 1] - pixels[..., 1].amin(dim=1)) * 2 * config.box_scale  # (N,)
     corners = torch.cat([centre - config.box_before * side[:, None], centre + config.box_after * side[:, None]], dim=1)
     box = corners.clamp(0, size - 1).long()  # (N, 4)
     sides = box[:, 2:] - box[:, :2]
     sound = (sides >= max(1, size // MIN_BOX_FRACTION)).all(dim=1, keepdim=True)
-    whole = torch.tensor([0, 0, size - 1, size - 1], device=box.device)
-    return torch.where(sound, box, whole)
+    return torch.where(sound, box, constant((0, 0, size - 1, size - 1), box.device))
+
+
+def _drawn(keypoints: Tensor, config: KeypointConfig) -> Tensor:
+    """Of posed keypoints (N, 21, 3) those that are drawn, (N, K, 2)."""
+    return keypoints[..., :2].index_select(1, constant(tuple(config.drawn), keypoints.device))
 
 
 def crop_faces(images: Tensor, boxes: Tensor, side: int) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from personalive.config import StreamConfig
 from personalive.contracts import Keyframes, KeyValues
+from personalive.device import send
 
 
 def empty(reference: KeyValues, slots: int) -> Keyframes:
@@ -35,7 +36,8 @@ def nearest_distance(bank: Tensor, used: Tensor, motion: Tensor) -> Tensor:
     """L2 distance of motion tokens (B, T, D) to the nearest entry in use: (B,) float32, on the bank's device."""
     gaps = bank.float() - motion.detach().float().flatten(1)[:, None]  # (B, 1 + S, T * D)
     distances = torch.linalg.vector_norm(gaps, dim=-1)
-    filled = torch.cat([used.new_ones(used.shape[0], 1), used], dim=1).to(bank.device)  # the reference's always counts
+    filled = torch.cat([used.new_ones(used.shape[0], 1), used], dim=1)  # the reference's always counts
+    filled = send(filled, bank.device)
     nearest: Tensor = distances.masked_fill(~filled, torch.inf).amin(dim=1)
     return nearest
 
@@ -59,7 +61,7 @@ def insert(
     used = keyframes.used
     slots = torch.arange(used.shape[1], device=used.device)
     chosen = admitted[:, None] & (slots == used.sum(dim=1, keepdim=True))  # (B, S)
-    target = chosen.to(bank.device)
+    target = send(chosen, bank.device)
 
     def fill(old: tuple[Tensor, ...], new: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return tuple(torch.where(target[:, :, None, None, None], n[:, None], o) for o, n in zip(old, new, strict=True))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from personalive.config import StreamConfig
+from personalive.device import constant
 
 
 @functools.lru_cache(maxsize=32)
@@ -36,8 +37,8 @@ class Schedule:
 
     def window_timesteps(self, device: torch.device | str = "cpu") -> Tensor:
         """One timestep per frame of the window, oldest (cleanest) chunk first: (window_frames,) int64."""
-        levels = torch.tensor(self.config.timesteps, device=device)
-        return levels.repeat_interleave(self.config.chunk_frames)
+        levels = (level for level in self.config.timesteps for _ in range(self.config.chunk_frames))
+        return constant(tuple(levels), torch.device(device))
 
     def add_noise(self, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
         """`clean` at the given noise levels."""
@@ -68,6 +69,6 @@ class Schedule:
     def _shares(self, sample: Tensor, timesteps: Tensor) -> tuple[Tensor, Tensor]:
         """Factors of signal and noise, shaped to multiply `sample`; a negative timestep means no noise."""
         table = self.alphas_cumprod(sample.device)
-        alphas = torch.where(timesteps < 0, 1.0, table[timesteps.clamp(min=0)])
+        alphas = table[timesteps.clamp(min=0)].masked_fill(timesteps < 0, 1.0)
         alphas = alphas.view(*timesteps.shape, *[1] * (sample.ndim - timesteps.ndim))  # (F, 1, 1, 1)
         return alphas.sqrt(), (1 - alphas).sqrt()

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from personalive.contracts import Keyframes, MotionSignals, ReferenceFeatures
+from personalive.device import send
 
 T = TypeVar("T")
 
@@ -85,7 +86,7 @@ def draw_noise(seeds: Tensor, draws: Tensor, shape: Sequence[int], device: torch
     for seed, draw in zip(seeds.tolist(), draws.tolist(), strict=True):
         generator.manual_seed(_mix(seed, draw))
         parts.append(torch.randn(tuple(shape), generator=generator))
-    return torch.stack(parts).to(device)
+    return send(torch.stack(parts), torch.device(device))
 
 
 def _mix(seed: int, draw: int) -> int:
