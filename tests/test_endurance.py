@@ -29,7 +29,7 @@ pytestmark = pytest.mark.skipif(not gallery.portraits(), reason="the built-in po
 def test_nothing_is_left_of_those_who_vanish(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(endurance, "AT_ONCE", 4)
     left = asyncio.run(endurance.disconnects(FakeModel(), 8))
-    assert left == Left(0, 0, 0, 0, 0, left.megabytes)
+    assert left == Left(0, 0, 0, 0, 0, left.megabytes, left.late_megabytes)
 
 
 def test_what_stays_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,8 @@ def bench_live(
         typer.echo(
             f"{disconnects} abrupt disconnects in {time.monotonic() - began:.0f} s: left behind "
             f"{left.sessions} sessions, {left.worker_sessions} of the worker's, {left.tasks} tasks, "
-            f"{left.threads} threads, {left.files} open files, {left.megabytes:+.1f} MB"
+            f"{left.threads} threads, {left.files} open files, {left.megabytes:+.1f} MB, "
+            f"{left.late_megabytes:+.1f} of them with the second half"
         )
     if overload or memory or disconnects:
         return

@@ -2,8 +2,9 @@
 
 The face is found by the cascade detector, cut out, and described by histograms of gradients (expression and pose) and
 by these with a small colour picture (identity). Two linear maps, fitted in closed form to rendered people with known
-truth (`benchmarks/fit_yardstick.py`), read the description: ridge regression for the signals, and linear discriminants
-("Fisherfaces", Belhumeur, Hespanha and Kriegman 1997) for the identity. It is a documented stand-in: ArcFace, SMIRK and
+truth (`benchmarks/fit_yardstick.py`), read the description: ridge regression for the signals, fitted to how each person's
+frames differ from their mean (the shape of a face must not tell), and linear discriminants for the identity
+("Fisherfaces", Belhumeur, Hespanha and Kriegman 1997). It is a documented stand-in: ArcFace, SMIRK and
 MediaPipe are better on photographs, and figures of this one are never given under their names. How well it reads
 people whom it has not seen is printed by the fit and stands in docs/evaluation.md.
 """
@@ -32,7 +33,7 @@ Array: TypeAlias = NDArray[np.float64]
 SIGNALS = (*EXPRESSION, "pitch", "yaw", "roll")
 """What a face does (data/landmarks.py) and the head's angles in degrees."""
 
-SIDE = 64  # of the cut-out face, pixels
+SIDE = 96  # of the cut-out face, pixels
 REACH = 1.15  # its side in sides of the detected square: chin and brows stay inside when the detector is a little off
 COLOUR_SIDE = 12  # of the small colour picture
 IDENTITY_SIZE = 48
@@ -169,27 +170,32 @@ def _cut(frame: Pixels, box: FaceBox) -> Pixels:
 
 
 def fit(
-    shapes: Array, faces: Array, signals: Array, people: NDArray[np.integer], ridge: float = 3.0, within: float = 0.02
+    shapes: Array, faces: Array, signals: Array, people: NDArray[np.integer], ridge: float = 300.0, within: float = 0.02
 ) -> Yardstick:
     """Both maps from N descriptions with their true signals (N, 7) and whose face it is (N,).
 
     ridge: added to the diagonal of the descriptions' scatter divided by N, in thousandths of its mean; within: the
     same for the scatter within people, as a share of its mean, before the discriminants are taken.
     """
-    mean, target_mean = shapes.mean(0), signals.mean(0)
-    centred = shapes - mean
-    scatter = centred.T @ centred / len(shapes)
+    moved = shapes - _means(shapes, people)
+    scatter = moved.T @ moved / len(shapes)
     scatter[np.diag_indices_from(scatter)] += ridge / 1000 * np.trace(scatter) / len(scatter)
-    weights = np.linalg.solve(scatter, centred.T @ (signals - target_mean) / len(shapes))
-    signal_map = np.concatenate([weights, (target_mean - mean @ weights)[None]])
+    weights = np.linalg.solve(scatter, moved.T @ (signals - _means(signals, people)) / len(shapes))
+    signal_map = np.concatenate([weights, (signals.mean(0) - shapes.mean(0) @ weights)[None]])
     return Yardstick(signal_map, faces.mean(0), _discriminants(faces, people, within))
+
+
+def _means(values: Array, people: NDArray[np.integer]) -> Array:
+    """Of N rows (N, n): the mean of all rows of the same person."""
+    names, place = np.unique(people, return_inverse=True)
+    return np.stack([values[place == number].mean(0) for number in range(len(names))])[place]
 
 
 def _discriminants(faces: Array, people: NDArray[np.integer], within: float) -> Array:
     """Directions (E, IDENTITY_SIZE) in which people differ most for how little each of them varies."""
-    names, place = np.unique(people, return_inverse=True)
-    centres = np.stack([faces[place == number].mean(0) for number in range(len(names))])  # (P, E)
-    own = faces - centres[place]
+    means = _means(faces, people)
+    centres = means[np.unique(people, return_index=True)[1]]  # (P, E)
+    own = faces - means
     inner = own.T @ own / len(faces)
     inner[np.diag_indices_from(inner)] += within * np.trace(inner) / len(inner)
     # Whitened by the spread within people, the principal directions of their centres are the discriminants.
