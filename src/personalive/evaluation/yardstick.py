@@ -2,11 +2,11 @@
 
 The face is found by the cascade detector, cut out, and described by histograms of gradients (expression and pose) and
 by these with a small colour picture (identity). Two linear maps, fitted in closed form to rendered people with known
-truth (`benchmarks/fit_yardstick.py`), read the description: ridge regression for the signals, fitted to how each person's
-frames differ from their mean (the shape of a face must not tell), and linear discriminants for the identity
-("Fisherfaces", Belhumeur, Hespanha and Kriegman 1997). It is a documented stand-in: ArcFace, SMIRK and
-MediaPipe are better on photographs, and figures of this one are never given under their names. How well it reads
-people whom it has not seen is printed by the fit and stands in docs/evaluation.md.
+truth (`benchmarks/fit_yardstick.py`), read the description: ridge regression for the signals, fitted to how the frames
+of a person differ from their mean (the shape of a face must not tell), and linear discriminants for the identity
+("Fisherfaces", Belhumeur, Hespanha and Kriegman 1997). It is a documented stand-in: ArcFace, SMIRK and MediaPipe are
+better on photographs, and figures of this one are never given under their names. How well it reads people whom it has
+not seen is printed by the fit and stands in docs/evaluation.md.
 """
 
 from __future__ import annotations
