@@ -18,7 +18,8 @@ from personalive.errors import ConfigError, InputError
 from personalive.evaluation import variants
 from personalive.evaluation.ablations import CrossedFigures
 from personalive.evaluation.comparison import page
-from personalive.evaluation.variants import Stopwatch, Variant, VariantFigures, model_identity, opened, parse, table
+from personalive.evaluation.stopwatch import Stopwatch
+from personalive.evaluation.variants import Variant, VariantFigures, model_identity, opened, parse, table
 from personalive.evaluation.yardstick import Yardstick
 from personalive.media.frames import Pixels
 from personalive.pipeline import PersonaLive

@@ -1,7 +1,8 @@
-"""`personalive evaluate`: scores of videos that any system made."""
+"""`personalive evaluate`: how good, how fast; of our model's outputs, or of videos that any system made."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,8 @@ from personalive.reporting import FAILED, STOPPED, give_up, progress_bar, report
 if TYPE_CHECKING:
     from personalive.evaluation.cases import Case
     from personalive.evaluation.many import Finished
+    from personalive.evaluation.networks import NetworkFiles
+    from personalive.evaluation.outputs import Run
 
 
 @reported
@@ -20,7 +23,8 @@ def evaluate_videos(
     generated: Annotated[Path | None, typer.Option(help="The folder of videos that a system made.")] = None,
     driving: Annotated[Path | None, typer.Option(help="Their drivers, called the same; or one video for all.")] = None,
     reference: Annotated[
-        Path | None, typer.Option(help="Their portraits, called the same; or one picture for all.")
+        Path | None,
+        typer.Option(help="Their portraits, called the same; or one for all. With --model also: the first frames."),
     ] = None,
     manifest: Annotated[
         Path | None, typer.Option(help="Instead of folders: a TOML or JSON file that lists the cases.")
@@ -29,12 +33,28 @@ def evaluate_videos(
     cross: Annotated[
         bool, typer.Option("--cross", help="The drivers are other people than the portraits: no pixel measures.")
     ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many cases, from the first.")] = None,
     skip_bad: Annotated[
         bool, typer.Option("--skip-bad", help="Leave out what cannot be scored (named in the report, exit code 1).")
     ] = False,
     max_frames: Annotated[int | None, typer.Option(min=3, help="Only so many frames of each video.")] = None,
-    workers: Annotated[int, typer.Option(min=1, help="Processes at a time.")] = 1,
-    system: Annotated[str, typer.Option(help="What made the videos, for the report.")] = "not named",
+    workers: Annotated[int, typer.Option(min=1, help="Processes that score at a time.")] = 1,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Instead of --generated: animate the cases with this model, named as for `animate`."),
+    ] = None,
+    crop: Annotated[
+        str, typer.Option(help="With --model. none: all are ready-made squares. auto: cut them to the head first.")
+    ] = "none",
+    seed: Annotated[int, typer.Option(help="With --model: equal seeds give equal videos.")] = 0,
+    device: Annotated[str, typer.Option(help="With --model: auto, cpu, cuda, cuda:1 ...")] = "auto",
+    precision: Annotated[str, typer.Option(help="With --model: auto, float32, float16 or bfloat16.")] = "auto",
+    memory: Annotated[str, typer.Option(help="With a large --model: auto, 24GB, 12GB, 8GB.")] = "auto",
+    decoder: Annotated[str, typer.Option(help="With --model: vae (its own), taesd (tiny), or a file.")] = "vae",
+    runtime: Annotated[
+        str, typer.Option(help="With --model: eager, compile; on a CPU also onnxruntime, openvino.")
+    ] = "eager",
+    system: Annotated[str | None, typer.Option(help="What made the videos, for the report.")] = None,
     fps: Annotated[float | None, typer.Option(min=0.001, help="How fast it made them, frames per second.")] = None,
     timed_on: Annotated[str, typer.Option(help="The machine of --fps.")] = "machine not named",
     beside: Annotated[
@@ -50,71 +70,175 @@ def evaluate_videos(
     ] = None,
     i3d: Annotated[Path | None, typer.Option(help="FVD: an I3D as TorchScript.")] = None,
 ) -> None:
-    """Score generated videos against their drivers and portraits: JSON, CSV, Markdown and one HTML page.
+    """Score videos against their drivers and portraits: JSON, CSV, Markdown and one HTML page.
 
-    Files belong together by name (generated/anna.mp4, driving/anna.mp4, reference/anna.png) or by a manifest. Finished
-    cases are kept in the output folder: repeat the command to go on. See docs/evaluation.md.
+    They are --generated already, by any system, or --model makes them here, timed. Files belong together by name
+    (generated/anna.mp4, driving/anna.mp4, reference/anna.png) or by a manifest. What is finished is kept in the output
+    folder: repeat the command to go on. See docs/evaluation.md.
     """
-    from personalive.evaluation.beside import SPEED, TIMED_ON, read_system, system_of
-    from personalive.evaluation.many import measure_all
+    from personalive.evaluation.beside import read_system, system_of
     from personalive.evaluation.networks import NetworkFiles
     from personalive.evaluation.page import Report, Shown
-    from personalive.evaluation.report import provenance
-    from personalive.evaluation.scores import summarise, write_report
+    from personalive.evaluation.scores import summarise, with_run, write_report
 
-    cases, problems = _cases(manifest, generated, driving, reference, cross)
+    networks = NetworkFiles(lpips, identity, face_landmarks, face_parameters, i3d)
+    runs: dict[str, Run] = {}
+    if model is None:
+        cases, problems = _given(manifest, generated, driving, reference, cross)
+    elif generated is not None or system is not None or fps is not None:
+        raise ConfigError("--model makes the videos, names and times them: leave out --generated, --system and --fps")
+    else:
+        cases, problems = _planned(manifest, driving, reference, cross, output)
     if problems and not skip_bad:
         raise InputError(f"{problems[0]} ({len(problems)} such); add what is missing or leave it out with --skip-bad")
-    networks = NetworkFiles(lpips, identity, face_landmarks, face_parameters, i3d)
-    folder, place = output / "cases", {case.name: case for case in cases}
-    with progress_bar("scoring", "videos") as progress:
-        progress(0, len(cases))
-        try:
-            finished, bad = measure_all(
-                cases, networks, folder, max_frames=max_frames, workers=workers, skip_bad=skip_bad,
-                done=lambda count: progress(count, len(cases)),
-            )  # fmt: skip
-        except KeyboardInterrupt:
-            give_up("stopped; finished cases are kept, the same command goes on", STOPPED)
+    cases, source = cases[:limit], _stated(system or "not named", fps, timed_on)
+    if model is not None:
+        own = _Own(model, crop, seed, device, precision, memory, decoder, runtime, max_frames)
+        cases, runs, bad, source = own.animate(cases, output, skip_bad)
+        problems += bad
+    finished, bad = _measured(cases, networks, output, max_frames, workers, skip_bad)
     problems += bad
     if not finished:
         raise InputError(f"none of the {len(problems)} cases could be scored: {problems[0]}")
-    rows = summarise([case.scored for case in finished])
-    source = provenance(system) | ({} if fps is None else {SPEED: f"{fps:g}", TIMED_ON: timed_on})
-    names = [case.scored.figures.name for case in finished]
+    scored = [with_run(case.scored, runs.get(case.scored.figures.name)) for case in finished]
+    rows, place, names = summarise(scored), {case.name: case for case in cases}, [one.figures.name for one in scored]
     systems = [system_of(rows, source), *(read_system(path, names) for path in beside or [])]
     shown = {name: Shown(f.strip(), f.clip(), _panes(place[name])) for name, f in zip(names, finished, strict=True)}
-    videos = [case.scored.figures for case in finished]
-    typer.echo(write_report(output, Report(rows, videos, problems, source, systems, shown)))
-    typer.echo(f"\n{output / 'report.html'}: {_told(finished)}, {len(problems)} left out")
+    report = Report(rows, [one.figures for one in scored], problems, source, systems, shown)
+    typer.echo(write_report(output, report))
+    typer.echo(f"\n{output / 'report.html'}: {_told(finished, runs)}, {len(problems)} left out")
     for line in problems:
         typer.echo(f"left out: {line}", err=True)
     if problems:
         raise typer.Exit(FAILED)
 
 
-def _cases(
+def _given(
     manifest: Path | None, generated: Path | None, driving: Path | None, reference: Path | None, cross: bool
 ) -> tuple[list[Case], list[str]]:
-    """From a manifest or from folders, whichever is named."""
+    """Cases whose videos are there, from a manifest or from folders, whichever is named."""
     from personalive.evaluation.cases import find_cases
     from personalive.evaluation.manifest import read_manifest
 
     if manifest is not None:
-        if driving is not None or reference is not None or cross:
-            raise ConfigError(
-                "--manifest says drivers, portraits and categories itself; leave out --driving, --reference and --cross"
-            )
+        _only_manifest(driving, reference, cross)
         return read_manifest(manifest, generated)
     if generated is None or driving is None or reference is None:
-        raise ConfigError("name the videos: --generated, --driving and --reference, or --manifest")
+        raise ConfigError("name the videos: --generated, --driving and --reference, or --manifest; or a --model")
     return find_cases(generated, driving, reference, cross)
+
+
+def _planned(
+    manifest: Path | None, driving: Path | None, reference: Path | None, cross: bool, output: Path
+) -> tuple[list[Case], list[str]]:
+    """Cases whose videos the model is to make."""
+    from personalive.evaluation.cases import plan_cases
+    from personalive.evaluation.manifest import read_manifest
+    from personalive.evaluation.outputs import OUTPUTS
+
+    if manifest is not None:
+        _only_manifest(driving, reference, cross)
+        return read_manifest(manifest, planned=output / OUTPUTS)
+    if driving is None:
+        raise ConfigError("name what the model is to animate: --manifest, or --driving (and --reference)")
+    if reference is None and cross:
+        raise ConfigError("--cross needs the other people's portraits; add --reference")
+    return plan_cases(driving, reference, output / OUTPUTS, cross)
+
+
+def _only_manifest(driving: Path | None, reference: Path | None, cross: bool) -> None:
+    if driving is not None or reference is not None or cross:
+        raise ConfigError(
+            "--manifest says drivers, portraits and categories itself; leave out --driving, --reference and --cross"
+        )
+
+
+@dataclass(frozen=True)
+class _Own:
+    """Our model, as it was asked for."""
+
+    model: str
+    crop: str
+    seed: int
+    device: str
+    precision: str
+    memory: str
+    decoder: str
+    runtime: str
+    max_frames: int | None
+
+    def animate(
+        self, cases: list[Case], output: Path, skip_bad: bool
+    ) -> tuple[list[Case], dict[str, Run], list[str], dict[str, str]]:
+        """The cases as they were animated, what each took, what could not be done, and the report's source."""
+        if self.crop not in ("auto", "none"):
+            raise ConfigError(f"crop is {self.crop!r}; choose auto or none")
+        from personalive.device import choose_device, precision_named
+        from personalive.evaluation.inputs import prepare_inputs
+        from personalive.evaluation.outputs import Settings, animate_cases
+        from personalive.evaluation.report import provenance
+        from personalive.pipeline import PersonaLive
+        from personalive.weights.find import find
+
+        found, dtype = find(self.model), precision_named(self.precision)
+        options = {"device": str(choose_device(self.device)), "precision": self.precision, "runtime": self.runtime}
+        options |= {"decoder": self.decoder, "memory": self.memory, "crop": self.crop}
+        settings = Settings(self.model, options, self.seed, self.max_frames)
+        source = provenance(settings.title, settings.config(found.config))
+
+        def opened() -> PersonaLive:
+            return PersonaLive.from_pretrained(
+                self.model, self.device, dtype, self.memory, self.decoder, self.runtime, _tell
+            )
+
+        with progress_bar("animating", "videos") as progress:
+            try:
+                ready, bad = prepare_inputs(
+                    cases, output, cut=self.crop == "auto", max_frames=self.max_frames, skip_bad=skip_bad
+                )
+                progress(0, len(ready))
+                runs, worse = animate_cases(
+                    opened, ready, output, settings, skip_bad=skip_bad, done=lambda count: progress(count, len(ready))
+                )
+            except KeyboardInterrupt:
+                give_up("stopped; finished videos are kept, the same command goes on", STOPPED)
+        return [case for case in ready if case.name in runs], runs, bad + worse, source
+
+
+def _stated(system: str, fps: float | None, timed_on: str) -> dict[str, str]:
+    """Where a report on another system's videos comes from."""
+    from personalive.evaluation.beside import SPEED, TIMED_ON
+    from personalive.evaluation.report import provenance
+
+    return provenance(system) | ({} if fps is None else {SPEED: f"{fps:g}", TIMED_ON: timed_on})
+
+
+def _measured(
+    cases: list[Case], networks: NetworkFiles, output: Path, max_frames: int | None, workers: int, skip_bad: bool
+) -> tuple[list[Finished], list[str]]:
+    from personalive.evaluation.many import measure_all
+
+    with progress_bar("scoring", "videos") as progress:
+        progress(0, len(cases))
+        try:
+            return measure_all(
+                cases, networks, output / "cases", max_frames=max_frames, workers=workers, skip_bad=skip_bad,
+                done=lambda count: progress(count, len(cases)),
+            )  # fmt: skip
+        except KeyboardInterrupt:
+            give_up("stopped; finished cases are kept, the same command goes on", STOPPED)
 
 
 def _panes(case: Case) -> str:
     return "Portrait, driver, result" + (", truth." if case.truth is not None else ".")
 
 
-def _told(finished: list[Finished]) -> str:
+def _told(finished: list[Finished], runs: dict[str, Run]) -> str:
+    made = sum(not run.kept for run in runs.values())
     kept = sum(case.kept for case in finished)
-    return f"{len(finished)} videos" + (f" ({kept} kept from before)" if kept else "")
+    notes = [f"{made} animated now"] * bool(runs) + [f"{kept} kept from before"] * bool(kept)
+    return f"{len(finished)} videos" + (f" ({', '.join(notes)})" if notes else "")
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)

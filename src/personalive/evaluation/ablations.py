@@ -15,6 +15,7 @@ import numpy as np
 from personalive.data.landmarks import EXPRESSION
 from personalive.data.shards import PersonRecord
 from personalive.evaluation.animator import Animator, Reader
+from personalive.evaluation.exact import course_error
 from personalive.evaluation.temporal import compare, ping_pong
 from personalive.evaluation.yardstick import SIGNALS, identity_distance
 from personalive.media.frames import resize_to
@@ -105,8 +106,7 @@ def _crossed(
     if made is None or true is None or own is None:
         return CrossedFigures(portrait.name, driver.name, float("nan"), float("nan"), float("nan"), temporal)
     count = len(EXPRESSION)
-    course, wanted = (r.signals[:, :count] - r.signals[:, :count].mean(0) for r in (made, true))
-    expression = np.abs((course - wanted) / np.maximum(wanted.std(0), 1e-6)).mean()
+    expression = course_error(made.signals[:, :count], true.signals[:, :count], least=[1e-6] * count)
     angles = np.abs(made.signals[:, count : len(SIGNALS)] - true.signals[:, count : len(SIGNALS)]).mean()
     identity = 1 - identity_distance(made.identity, own.identity).mean()
-    return CrossedFigures(portrait.name, driver.name, float(identity), float(expression), float(angles), temporal)
+    return CrossedFigures(portrait.name, driver.name, float(identity), expression, float(angles), temporal)

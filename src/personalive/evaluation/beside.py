@@ -28,8 +28,7 @@ class System:
 def system_of(rows: Sequence[Row], source: Mapping[str, str]) -> System:
     """The system that a report is about."""
     means = {(row.section, row.measure): row.estimate.mean for row in rows}
-    speed = source.get(SPEED)
-    return System(source["model"], means, None if speed is None else float(speed), source.get(TIMED_ON, ""))
+    return System(source["model"], means, _speed(means, source), source.get(TIMED_ON, source.get("machine", "")))
 
 
 def read_system(path: Path, cases: Sequence[str]) -> System:
@@ -42,8 +41,8 @@ def read_system(path: Path, cases: Sequence[str]) -> System:
         rows, source = content["rows"], content["source"]
         names = [video["name"] for video in content["cases"]["videos"]]
         means = {(row["section"], row["measure"]): _known(row["estimate"]["mean"]) for row in rows}
-        speed = source.get(SPEED)
-        found = System(source["model"], means, None if speed is None else float(speed), source.get(TIMED_ON, ""))
+        timed_on = source.get(TIMED_ON, source.get("machine", ""))
+        found = System(source["model"], means, _speed(means, source), timed_on)
     except OSError as error:
         raise InputError(f"{path} cannot be read ({error.strerror}); name another report's scores.json") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -52,6 +51,14 @@ def read_system(path: Path, cases: Sequence[str]) -> System:
         other = next(iter(sorted(set(names) ^ set(cases))), "?")
         raise InputError(f"{path} is about other cases (for one: {other}); measure both systems on the same")
     return found
+
+
+def _speed(means: Mapping[tuple[str, str], float], source: Mapping[str, str]) -> float | None:
+    """As measured with the outputs, or as stated for a system that was not run here."""
+    measured = means.get(("speed", SPEED), math.nan)
+    if not math.isnan(measured):
+        return measured
+    return None if SPEED not in source else float(source[SPEED])
 
 
 def _known(value: float | None) -> float:

@@ -14,7 +14,8 @@ class Case:
     """What belongs together. cross: the driver is another person than the portrait's.
 
     truth: what the output should have been, frame by frame. None: the driver, where it is the portrait's own video; and
-    nothing where it is another person's, so that pixels cannot be compared.
+    nothing where it is another person's, so that pixels cannot be compared. driver_person, portrait_person: shards
+    (data/shards.py) of one rendered person whose clip is the driver, and whose first frame is the portrait.
     """
 
     name: str
@@ -23,11 +24,14 @@ class Case:
     reference: Path
     cross: bool = False
     truth: Path | None = None
+    driver_person: Path | None = None
+    portrait_person: Path | None = None
 
     @property
-    def files(self) -> tuple[Path, ...]:
-        """All that is read."""
-        return (self.generated, self.driving, self.reference, *(() if self.truth is None else (self.truth,)))
+    def inputs(self) -> dict[str, Path]:
+        """All that is there before anything is generated, by the field's name."""
+        parts = ("driving", "reference", "truth", "driver_person", "portrait_person")
+        return {part: path for part in parts if (path := getattr(self, part)) is not None}
 
 
 def find_cases(generated: Path, driving: Path, reference: Path, cross: bool = False) -> tuple[list[Case], list[str]]:
@@ -48,6 +52,27 @@ def find_cases(generated: Path, driving: Path, reference: Path, cross: bool = Fa
         else:
             found.append(Case(name, video, drivers[name], portraits[name], cross))
     return found, problems
+
+
+def plan_cases(
+    driving: Path, reference: Path | None, outputs: Path, cross: bool = False
+) -> tuple[list[Case], list[str]]:
+    """Cases to be animated, outputs/<name>.mp4: one for each file of the folder `driving`, or else of `reference`, with
+    a line for each that lacks its partner.
+
+    The other one may be one file for all. reference None: the driver's own first frame, so that it is named as the
+    reference, too. Raises InputError for a missing or an empty folder.
+    """
+    drivers = {driving.stem: driving} if driving.is_file() else files_by_name(driving)
+    portraits = drivers if reference is None else _partners(reference, drivers)
+    if driving.is_file() and reference is not None and reference.is_dir():
+        portraits = files_by_name(reference)
+        drivers = _partners(driving, portraits)
+    if not drivers or not portraits:
+        raise InputError(f"{driving if not drivers else reference} holds no files; name another folder")
+    names = [name for name in drivers if name in portraits]
+    problems = [f"{name}: nothing called {name} in {reference}" for name in drivers if name not in portraits]
+    return [Case(name, outputs / f"{name}.mp4", drivers[name], portraits[name], cross) for name in names], problems
 
 
 def files_by_name(folder: Path) -> dict[str, Path]:

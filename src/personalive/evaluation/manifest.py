@@ -10,6 +10,8 @@
     driving = "videos/ben.mp4"
     generated = "out/anna-by-ben.mp4" # may be left out where the outputs' folder is named: FOLDER/<name>.*
     truth = "truth/anna-as-ben.mp4"   # may be left out
+    driver_person = "people/ben.tar"  # rendered people only: shards with their exact motion; may be left out
+    portrait_person = "people/anna.tar"
 
 Paths are relative to the file. JSON has the same keys ({"format": 1, "case": [{...}]}).
 """
@@ -31,14 +33,19 @@ else:
 
 FORMAT = 1
 CATEGORIES = ("self", "cross")
-_NEEDED, _OPTIONAL = ("name", "category", "reference", "driving"), ("generated", "truth")
+_NEEDED = ("name", "category", "reference", "driving")
+_OPTIONAL = ("generated", "truth", "driver_person", "portrait_person")
+_PATHS = tuple(key for key in (*_NEEDED, *_OPTIONAL) if key not in ("name", "category"))
 
 
-def read_manifest(path: Path, generated: Path | None = None) -> tuple[list[Case], list[str]]:
+def read_manifest(
+    path: Path, generated: Path | None = None, planned: Path | None = None
+) -> tuple[list[Case], list[str]]:
     """The cases of a manifest, and a line for each of which a file is missing.
 
-    generated: the folder with the outputs, called as the cases; it goes before what the manifest says. Raises
-    InputError where the file cannot be read, is not of this format, or two cases have one name.
+    generated: the folder with the outputs, called as the cases; it goes before what the manifest says. planned: instead
+    of it, the folder in which the outputs are still to be made: <name>.mp4. Raises InputError where the file cannot
+    be read, is not of this format, or two cases have one name.
     """
     entries = _entries(path)
     outputs = None if generated is None else files_by_name(generated)
@@ -49,16 +56,17 @@ def read_manifest(path: Path, generated: Path | None = None) -> tuple[list[Case]
         name = entry["name"]
         if name in found or any(line.startswith(f"{name}: ") for line in problems):
             raise InputError(f"{path}: case {number}: there is another case called {name!r}; give each its own name")
-        parts = {
-            key: path.parent / entry[key] for key in ("reference", "driving", "generated", "truth") if key in entry
-        }
-        if outputs is not None:
+        parts = {key: path.parent / entry[key] for key in _PATHS if key in entry}
+        if planned is not None:
+            parts["generated"] = planned / f"{name}.mp4"
+        elif outputs is not None:
             parts["generated"] = outputs.get(name, Path(f"{generated}/{name}.*"))
         elif "generated" not in parts:
             raise InputError(
-                f"{path}: case {number} ({name}) names no output; add `generated`, or give --generated DIR"
+                f"{path}: case {number} ({name}) names no output; add `generated`, or give --generated or --model"
             )
-        missing = next((part for part in parts.values() if not part.is_file()), None)
+        needed = (part for key, part in parts.items() if planned is None or key != "generated")
+        missing = next((part for part in needed if not part.is_file()), None)
         if missing is not None:
             problems.append(f"{name}: {missing} is missing")
         else:

@@ -2,7 +2,7 @@
 
 A finished case is a folder (figures.json, features.npz, strip.jpg, clip.webm) that appears complete or not at all. Its
 name is a hash of everything that its figures follow from: the contents of its files, the way of measuring
-(`score.VERSION`), the yardstick and the networks.
+(`score.VERSION`), the yardstick and the networks; of a rendered person also the portraits among which it is looked for.
 """
 
 from __future__ import annotations
@@ -24,10 +24,12 @@ from personalive.errors import InputError, output_error
 from personalive.evaluation import networks
 from personalive.evaluation.cases import Case
 from personalive.evaluation.clips import clip, strip
+from personalive.evaluation.exact import gallery_of, load_exact, portrait_identities
 from personalive.evaluation.meters import Instruments
 from personalive.evaluation.networks import FaceNetwork, IdentityNetwork, NetworkFiles, VideoNetwork
+from personalive.evaluation.report import provenance
 from personalive.evaluation.score import VERSION, Scored, VideoFigures, score
-from personalive.evaluation.yardstick import Yardstick, packaged
+from personalive.evaluation.yardstick import Array, Yardstick, packaged
 from personalive.weights.record import sha256_of
 
 
@@ -74,7 +76,8 @@ def measure_all(
         done(len(found))
 
     open_instruments(files)  # a network that cannot be used is one clear line here, not one from each process
-    jobs = [(number, case, files, folder, max_frames) for number, case in enumerate(cases)]
+    asked = _Asked(files, folder, max_frames, gallery_of(cases))
+    jobs = [(number, case, asked) for number, case in enumerate(cases)]
     if workers == 1:
         for job in jobs:
             take(_job(*job))
@@ -82,6 +85,16 @@ def measure_all(
         run_jobs(_job, jobs, workers, take)
     results = [found[number] for number in range(len(cases))]
     return [r for r in results if isinstance(r, Finished)], [r for r in results if isinstance(r, str)]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What every case of a run is measured with, and where it is kept."""
+
+    files: NetworkFiles
+    folder: Path
+    max_frames: int | None
+    gallery: tuple[Path, ...]
 
 
 @functools.cache
@@ -98,31 +111,37 @@ def open_instruments(files: NetworkFiles) -> Instruments:
     )
 
 
-def key_of(case: Case, files: NetworkFiles, max_frames: int | None) -> str:
+def key_of(case: Case, files: NetworkFiles, max_frames: int | None, gallery: Sequence[Path] = ()) -> str:
     """What a case's figures follow from, as 24 digits. Raises InputError for a file that cannot be read."""
-    contents = []
-    for path in case.files:
-        try:
-            contents.append(sha256_of(path))
-        except OSError as error:
-            raise InputError(f"{path} cannot be read ({error.strerror}); check the path") from error
-    has_truth = case.truth is not None
-    given = [VERSION, _hash_once(packaged()), contents, has_truth, case.name, case.cross, max_frames, files.key()]
+    contents = {part: _hashed(path) for part, path in {"generated": case.generated, **case.inputs}.items()}
+    others = [_hash_once(path) for path in gallery] if case.portrait_person is not None else []
+    given = [VERSION, _hash_once(packaged()), contents, others, case.name, case.cross, max_frames, files.key()]
     return hashlib.sha256(json.dumps(given).encode()).hexdigest()[:24]
 
 
-_hash_once = functools.cache(sha256_of)
+def _hashed(path: Path) -> str:
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check the path") from error
 
 
-def _job(
-    number: int, case: Case, files: NetworkFiles, folder: Path, max_frames: int | None
-) -> tuple[int, Path | None, bool, str]:
+_hash_once = functools.cache(_hashed)
+
+
+@functools.cache
+def _faces(gallery: tuple[Path, ...], files: NetworkFiles) -> Array:
+    return portrait_identities(gallery, open_instruments(files).reader)
+
+
+def _job(number: int, case: Case, asked: _Asked) -> tuple[int, Path | None, bool, str]:
     """One case: its number, its folder (None: bad, and why), and whether it was kept from before."""
     try:
-        place = folder / key_of(case, files, max_frames)
+        place = asked.folder / key_of(case, asked.files, asked.max_frames, asked.gallery)
         if place.exists():
             return number, place, True, ""
-        scored = score(case, open_instruments(files), max_frames)
+        exact = load_exact(case, asked.gallery, _faces(asked.gallery, asked.files))
+        scored = score(case, open_instruments(asked.files), asked.max_frames, exact)
         _keep(place, scored, case)
     except InputError as error:
         return number, None, False, f"{case.name}: {error}"
@@ -136,7 +155,8 @@ def _keep(place: Path, scored: Scored, case: Case) -> None:
         (partial / "strip.jpg").write_bytes(strip(case, scored.figures.frames))
         (partial / "clip.webm").write_bytes(clip(case, scored.figures.frames))
         np.savez_compressed(partial / "features.npz", made=scored.features[0], true=scored.features[1])
-        text = json.dumps(asdict(scored.figures))
+        measured = {name: value for name, value in provenance("").items() if name in ("commit", "machine", "date")}
+        text = json.dumps(asdict(scored.figures) | {"source": measured})
         (partial / "figures.json").write_text(text, "utf-8")  # with NaN, which only this program reads
         partial.rename(place)
     except OSError as error:

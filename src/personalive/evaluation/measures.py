@@ -4,14 +4,32 @@ from __future__ import annotations
 
 from personalive.evaluation.yardstick import SIGNALS
 
-BETTER: dict[str, bool | None] = {
-    "L1": False, "PSNR": True, "SSIM": True, "MS-SSIM": True, "LPIPS": False,
-    "tLP": False, "ID-SIM": True, "AED": False, "APD": False, "FVD": False,
-    "temporal error": False, "change ratio": None, "flicker ratio": None,
-    "identity cosine, box crop": True, "identity distance": False, "nearer to the portrait": True,
-    **{f"follows {name}": True for name in SIGNALS},
+GROUPS: dict[str, dict[str, bool | None]] = {
+    "Pictures against the truth": {"L1": False, "PSNR": True, "SSIM": True, "MS-SSIM": True, "LPIPS": False},
+    "Change over time": {
+        "tLP": False, "FVD": False, "temporal error": False, "change ratio": None, "flicker ratio": None,
+    },
+    "Who it is": {
+        "ID-SIM": True, "identity cosine, box crop": True, "identity distance": False, "nearer to the portrait": True,
+    },
+    "Following the driver": {"AED": False, "APD": False, **{f"follows {name}": True for name in SIGNALS}},
+    "Rendered people: the driver is known exactly, the output is read by the yardstick": {
+        "expression error": False, "expression error, seen": False, "pose error": False, "pose error, seen": False,
+        **{f"{name} to truth": True for name in SIGNALS},
+        "mistaken identity": False, "mistaken identity, seen": False,
+    },
+    "Speed": {
+        "frames per second": True, "chunk time, s": False, "first frame, s": False, "delay, computed, s": False,
+        "peak memory, GB": False,
+    },
 }  # fmt: skip
-"""Name -> whether more is better (None: 1 is best), in the order of tables. docs/evaluation.md defines each."""
+"""Title of a part of a table -> its measures, and whether more is better (None: 1 is best)."""
+
+BETTER: dict[str, bool | None] = {name: better for group in GROUPS.values() for name, better in group.items()}
+"""The same without titles, in the order of tables. docs/evaluation.md defines each."""
+
+EFFICIENCY = tuple(GROUPS["Speed"])
+"""Measured while the product animates a case: see outputs.efficiency. Other systems' speed is stated with --fps."""
 
 NEEDED: dict[str, str] = {
     "LPIPS": "pip install lpips, then --lpips alex (or vgg, or a TorchScript file)",

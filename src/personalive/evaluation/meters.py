@@ -11,6 +11,7 @@ import torch
 
 from personalive.evaluation import metrics
 from personalive.evaluation.animator import Reader
+from personalive.evaluation.exact import Exact, exact_figures
 from personalive.evaluation.networks import CLIP_FRAMES, FaceNetwork, IdentityNetwork, VideoNetwork
 from personalive.evaluation.statistics import correlation
 from personalive.evaluation.temporal import Distance, TemporalMeter
@@ -109,12 +110,15 @@ class ChangeMeter:
 
 
 class TrackerMeter:
-    """What the yardstick (or another reader) sees: whose face it is, and whether it follows the driver's."""
+    """What the yardstick (or another reader) sees: whose face it is, and whether it follows the driver's.
 
-    def __init__(self, reader: Reader, portrait: Pixels, cross: bool) -> None:
+    With `exact`, of rendered people, also how far that is from what is known (`exact.exact_figures`).
+    """
+
+    def __init__(self, reader: Reader, portrait: Pixels, cross: bool, exact: Exact | None = None) -> None:
         read = reader.read(portrait[None])
         self._own = None if read is None else read.identity[0]
-        self._cross = cross
+        self._cross, self._exact = cross, exact
         self._made, self._drove = _Seen(reader), _Seen(reader)
 
     def add(self, block: Block) -> None:
@@ -130,6 +134,10 @@ class TrackerMeter:
             foreign = self._made.distances(self._drove.first_identity())
             known = ~np.isnan(gaps) & ~np.isnan(foreign)
             figures["nearer to the portrait"] = mean(np.where(known, gaps < foreign, np.nan))
+        if self._exact is not None:
+            drove = None if self._cross else self._drove.identity()
+            parts = self._made.signals(), self._drove.signals(), self._made.identity(), drove
+            figures |= exact_figures(self._exact, *parts)
         return figures | {f"follows {name}": self._made.follows(self._drove, name) for name in SIGNALS}
 
     def course(self) -> Course:
@@ -235,7 +243,7 @@ class Instruments:
     face: FaceNetwork | None = None
     video: VideoNetwork | None = None
 
-    def meters(self, portrait: Pixels, cross: bool) -> list[Meter]:
+    def meters(self, portrait: Pixels, cross: bool, exact: Exact | None = None) -> list[Meter]:
         """Fresh meters for one case."""
         chosen: list[Meter] = [PixelMeter(self.lpips), ChangeMeter(self.lpips)]
         if self.identity is not None:
@@ -244,7 +252,7 @@ class Instruments:
             chosen.append(ParameterMeter(self.face))
         if self.video is not None:
             chosen.append(ClipFeatures(self.video))
-        return [*chosen, TrackerMeter(self.reader, portrait, cross)]
+        return [*chosen, TrackerMeter(self.reader, portrait, cross, exact)]
 
 
 def mean(values: Array) -> float:
@@ -275,12 +283,20 @@ class _Seen:
 
     def distances(self, identity: Array | None) -> Array:
         """Of every frame to somebody, (F,)."""
-        own = np.concatenate(self._identity)
+        own = self.identity()
         return np.full(len(own), np.nan) if identity is None else identity_distance(own, identity)
+
+    def identity(self) -> Array:
+        """Of every frame, (F, E)."""
+        return np.concatenate(self._identity)
+
+    def signals(self) -> Array:
+        """All of SIGNALS, (F, 7)."""
+        return np.concatenate(self._signals)
 
     def signal(self, name: str) -> Array:
         """One of SIGNALS, (F,)."""
-        return np.asarray(np.concatenate(self._signals)[:, SIGNALS.index(name)])
+        return np.asarray(self.signals()[:, SIGNALS.index(name)])
 
     def follows(self, driver: _Seen, name: str) -> float:
         """Correlation of a signal with the driver's, over the frames in which both show a face."""

@@ -2,7 +2,8 @@
 
 A folder of it holds people/<seed>.tar (pictures and exact ground truth), driving/<seed>.mp4, reference/<seed>.png (the
 first frame) and cases.toml: everybody driven by the own clip, and everybody by the next one's. Any system can be run on
-the videos; `personalive evaluate --manifest cases.toml --generated OUT` scores it.
+the videos; `personalive evaluate --manifest cases.toml --generated OUT` scores it, and with `--model MODEL` instead of
+`--generated` our own. What the renderer knows (motion, and who is shown) is used by its exact measures.
 
 Seeds and ground truth are checked by hash; where the last digits of another machine's arithmetic differ, by sums with a
 tolerance. Pixels depend on the renderer's driver: a few small pictures of each person are compared with a tolerance.
@@ -94,6 +95,7 @@ def manifest() -> str:
         for case, category, driver in ((name, "self", name), (f"{name}-by-{other}", "cross", other)):
             lines += ["", "[[case]]", f'name = "{case}"', f'category = "{category}"']
             lines += [f'reference = "reference/{name}.png"', f'driving = "driving/{driver}.mp4"']
+            lines += [f'portrait_person = "people/{name}.tar"', f'driver_person = "people/{driver}.tar"']
     return "\n".join([*lines, ""])
 
 

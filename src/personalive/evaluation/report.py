@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import platform
@@ -39,11 +40,12 @@ class Row:
         return self.estimate.mean >= self.goal if self.higher else self.estimate.mean <= self.goal
 
 
-def provenance(model: str) -> dict[str, str]:
-    """What every figure has to say about itself: model, commit, machine, torch and date."""
+def provenance(model: str, config: str = "not stated") -> dict[str, str]:
+    """What every figure has to say about itself: model, config, commit, machine, torch and date."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     return {
         "model": model,
+        "config": config,
         "commit": _commit(),
         "machine": f"{device}, {torch.get_num_threads()} threads, {platform.system()}",
         "torch": torch.__version__,
@@ -51,6 +53,7 @@ def provenance(model: str) -> dict[str, str]:
     }
 
 
+@functools.cache
 def _commit() -> str:
     root = Path(contracts.__file__).parents[2]
     if not (root / ".git").exists():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,12 +13,13 @@ import numpy as np
 
 from personalive.errors import InputError
 from personalive.evaluation.cases import Case
+from personalive.evaluation.exact import Exact
 from personalive.evaluation.meters import Block, ClipFeatures, Course, Instruments
 from personalive.evaluation.yardstick import Array
 from personalive.media.frames import Pixels, load_picture, resize_to
 from personalive.media.video import VideoReader, read_video
 
-VERSION = 1
+VERSION = 2
 """To be raised with every change to what a measure gives: kept scores of older versions are not taken again."""
 
 BLOCK = 25  # frames that are held and measured together
@@ -42,6 +43,8 @@ class VideoFigures:
     figures: dict[str, float]
     over_time: Course
     cross: bool = False
+    source: dict[str, str] = field(default_factory=dict)
+    """Where and when its figures were taken (of a case kept from before: not now)."""
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,12 @@ class Scored:
     features: tuple[Array, Array]
 
 
-def score(case: Case, instruments: Instruments, max_frames: int | None = None) -> Scored:
-    """All measures of one case.
+def score(case: Case, instruments: Instruments, max_frames: int | None = None, exact: Exact | None = None) -> Scored:
+    """All measures of one case; exact: what is known of rendered people (`exact.load_exact`).
 
     Raises InputError for a file that cannot be read, another number of frames, or another shape than the driver's.
     """
-    meters = instruments.meters(load_picture(case.reference), case.cross)
+    meters = instruments.meters(load_picture(case.reference), case.cross, exact)
     frames = 0
     moments = in_step(case, max_frames)
     while some := list(itertools.islice(moments, BLOCK)):

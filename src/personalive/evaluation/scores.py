@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from personalive.errors import OutputError
 from personalive.evaluation.frechet import frechet_distance
-from personalive.evaluation.measures import BETTER, not_measured
+from personalive.evaluation.measures import BETTER, EFFICIENCY, not_measured
+from personalive.evaluation.outputs import Run
 from personalive.evaluation.page import Report, page
 from personalive.evaluation.report import Row, markdown, write_json
 from personalive.evaluation.score import Scored
@@ -19,7 +21,8 @@ from personalive.evaluation.statistics import Estimate, estimate
 
 
 def summarise(cases: Sequence[Scored]) -> list[Row]:
-    """A row for each measure over the self cases, then over the crossed ones, which are never averaged together.
+    """A row for each measure over the self cases, then over the crossed ones, which are never averaged together; at the
+    end those of speed, over all.
 
     A video in which a measure could not be taken does not count. FVD is of all clips of a section: its `count` is that
     of the clips, and it has no interval, because drawing clips anew makes it larger.
@@ -27,20 +30,41 @@ def summarise(cases: Sequence[Scored]) -> list[Row]:
     rows = []
     for section, cross in (("self", False), ("cross", True)):
         some = [case for case in cases if case.figures.cross == cross]
-        taken = {name for case in some for name in case.figures.figures}
-        for name, better in BETTER.items():
-            if name in taken:
-                values = [case.figures.figures.get(name, math.nan) for case in some]
-                rows.append(Row(section, name, estimate(values), higher=better is not False))
+        rows += _rows(section, [name for name in BETTER if name not in EFFICIENCY], some)
         made, true = (
             (np.concatenate(side) for side in zip(*(_features(some)), strict=True)) if _features(some) else _NONE
         )
         if len(made):
             distance = frechet_distance(made, true)
             rows.append(Row(section, "FVD", Estimate(distance, math.nan, math.nan, len(made)), higher=False))
-    return rows
+    return rows + _rows(SPEED_SECTION, EFFICIENCY, cases)
 
 
+def with_run(scored: Scored, run: Run | None) -> Scored:
+    """A case with what its animation took among its figures."""
+    if run is None:
+        return scored
+    source = scored.figures.source | {"animated": ", ".join(run.source[name] for name in ("date", "commit", "machine"))}
+    figures = replace(scored.figures, figures=scored.figures.figures | run.figures, source=source)
+    return replace(scored, figures=figures)
+
+
+def _rows(section: str, names: Sequence[str], cases: Sequence[Scored]) -> list[Row]:
+    """Of the measures that were taken in any of the cases."""
+    taken = {name for case in cases for name in case.figures.figures}
+    return [
+        Row(
+            section,
+            name,
+            estimate([case.figures.figures.get(name, math.nan) for case in cases]),
+            higher=BETTER[name] is not False,
+        )
+        for name in names
+        if name in taken
+    ]
+
+
+SPEED_SECTION = "speed"
 _NONE = (np.empty((0, 1)), np.empty((0, 1)))
 
 
@@ -70,14 +94,15 @@ def write_report(folder: Path, report: Report) -> str:
 
 
 def _write_table(path: Path, report: Report) -> None:
-    """A line for each case; empty: not measured."""
+    """A line for each case, with where it comes from; empty: not measured."""
     names = [name for name in BETTER if any(name in video.figures for video in report.videos)]
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(["video", "category", "frames", *names])
+        given = ("model", "config", "commit", "machine", "date")
+        writer.writerow(["video", "category", "frames", *names, *given])
         for video in report.videos:
             values = (video.figures.get(name, math.nan) for name in names)
             category = "cross" if video.cross else "self"
-            writer.writerow(
-                [video.name, category, video.frames, *("" if math.isnan(v) else f"{v:.6g}" for v in values)]
-            )
+            cells = ["" if math.isnan(value) else f"{value:.6g}" for value in values]
+            source = {**report.source, **video.source}
+            writer.writerow([video.name, category, video.frames, *cells, *(source.get(name, "") for name in given)])

@@ -10,8 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -21,10 +20,10 @@ from personalive.config import override
 from personalive.data.shards import PersonRecord
 from personalive.errors import ConfigError, InputError
 from personalive.evaluation.ablations import ABLATIONS, MEASURES, PAPER_TAU, CrossedFigures, crossed
-from personalive.evaluation.animator import Animator, Reader, streamed
+from personalive.evaluation.animator import Reader, streamed
 from personalive.evaluation.statistics import Estimate, estimate
+from personalive.evaluation.stopwatch import Stopwatch
 from personalive.evaluation.yardstick import packaged
-from personalive.media.frames import Pixels
 from personalive.pipeline import PersonaLive
 from personalive.weights.record import sha256_of
 
@@ -89,7 +88,8 @@ def measure(
     path = kept / f"{_key(variant, people, frames)}.json"
     if path.exists():
         return _load(path)
-    clock = Stopwatch(streamed(opened(variant)))
+    model = opened(variant)
+    clock = Stopwatch(streamed(model), chunk=model.config.stream.chunk_frames)
     cases = crossed(clock, people, reader, frames)
     found = VariantFigures(variant.name, tuple(cases), clock.frames_per_second)
     kept.mkdir(parents=True, exist_ok=True)
@@ -97,32 +97,6 @@ def measure(
     partial.write_text(json.dumps(asdict(found), indent=1), "utf-8")  # with NaN, which only this program reads
     partial.replace(path)
     return found
-
-
-class Stopwatch:
-    """An animator that is timed: from its second chunk on, without the time of whoever takes the frames."""
-
-    def __init__(self, animate: Animator, clock: Callable[[], float] = time.perf_counter, skip: int = 4) -> None:
-        self._animate, self._clock, self._skip = animate, clock, skip
-        self._frames, self._seconds = 0, 0.0
-
-    @property
-    def frames_per_second(self) -> float:
-        """Of all videos so far; NaN before there is any."""
-        return self._frames / self._seconds if self._seconds else float("nan")
-
-    def __call__(self, portrait: Pixels, driving: Iterable[Pixels]) -> Iterator[Pixels]:
-        """The same frames."""
-        frames = iter(self._animate(portrait, driving))
-        for count in range(10**12):
-            before = self._clock()
-            frame = next(frames, None)
-            if frame is None:
-                return
-            if count >= self._skip:
-                self._seconds += self._clock() - before
-                self._frames += 1
-            yield frame
 
 
 def paper(name: str) -> dict[str, float] | None:
