@@ -69,6 +69,9 @@ def evaluate_videos(
         Path | None, typer.Option(help="AED and APD: a SMIRK-like network, ONNX or TorchScript.")
     ] = None,
     i3d: Annotated[Path | None, typer.Option(help="FVD: an I3D as TorchScript.")] = None,
+    face_mesh: Annotated[
+        str | None, typer.Option(help="Motion by mediapipe, gaze too: a Python that has it, or: here.")
+    ] = None,
 ) -> None:
     """Score videos against their drivers and portraits: JSON, CSV, Markdown and one HTML page.
 
@@ -77,11 +80,12 @@ def evaluate_videos(
     folder: repeat the command to go on. See docs/evaluation.md.
     """
     from personalive.evaluation.beside import read_system, system_of
+    from personalive.evaluation.exact import gallery_of
     from personalive.evaluation.networks import NetworkFiles
     from personalive.evaluation.page import Report, Shown
     from personalive.evaluation.scores import summarise, with_run, write_report
 
-    networks = NetworkFiles(lpips, identity, face_landmarks, face_parameters, i3d)
+    networks = NetworkFiles(lpips, identity, face_landmarks, face_parameters, i3d, face_mesh)
     runs: dict[str, Run] = {}
     if model is None:
         cases, problems = _given(manifest, generated, driving, reference, cross)
@@ -91,12 +95,14 @@ def evaluate_videos(
         cases, problems = _planned(manifest, driving, reference, cross, output)
     if problems and not skip_bad:
         raise InputError(f"{problems[0]} ({len(problems)} such); add what is missing or leave it out with --skip-bad")
+    gallery = gallery_of(cases)
     cases, source = cases[:limit], _stated(system or "not named", fps, timed_on)
     if model is not None:
         own = _Own(model, crop, seed, device, precision, memory, decoder, runtime, max_frames)
         cases, runs, bad, source = own.animate(cases, output, skip_bad)
+        source |= next(({"peak memory": run.source["peak memory"]} for run in runs.values()), {})
         problems += bad
-    finished, bad = _measured(cases, networks, output, max_frames, workers, skip_bad)
+    finished, bad = _measured(cases, networks, output, gallery, max_frames, workers, skip_bad)
     problems += bad
     if not finished:
         raise InputError(f"none of the {len(problems)} cases could be scored: {problems[0]}")
@@ -214,7 +220,13 @@ def _stated(system: str, fps: float | None, timed_on: str) -> dict[str, str]:
 
 
 def _measured(
-    cases: list[Case], networks: NetworkFiles, output: Path, max_frames: int | None, workers: int, skip_bad: bool
+    cases: list[Case],
+    networks: NetworkFiles,
+    output: Path,
+    gallery: tuple[Path, ...],
+    max_frames: int | None,
+    workers: int,
+    skip_bad: bool,
 ) -> tuple[list[Finished], list[str]]:
     from personalive.evaluation.many import measure_all
 
@@ -222,8 +234,8 @@ def _measured(
         progress(0, len(cases))
         try:
             return measure_all(
-                cases, networks, output / "cases", max_frames=max_frames, workers=workers, skip_bad=skip_bad,
-                done=lambda count: progress(count, len(cases)),
+                cases, networks, output / "cases", gallery=gallery, max_frames=max_frames, workers=workers,
+                skip_bad=skip_bad, done=lambda count: progress(count, len(cases)),
             )  # fmt: skip
         except KeyboardInterrupt:
             give_up("stopped; finished cases are kept, the same command goes on", STOPPED)

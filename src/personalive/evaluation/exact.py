@@ -51,7 +51,7 @@ def load_exact(case: Case, gallery: Sequence[Path], faces: Array) -> Exact | Non
     if case.driver_person is None and case.portrait_person is None:
         return None
     signals = None if case.driver_person is None else exact_signals(_person(case.driver_person))
-    if case.portrait_person is None or len(gallery) < 2:
+    if case.portrait_person is None or len(gallery) < 2 or case.reference not in gallery:
         return Exact(signals, None)
     return Exact(signals, faces, gallery.index(case.reference))
 
@@ -100,17 +100,21 @@ def exact_figures(
             known = ~np.isnan(read).any(1)
             figures[f"expression error{name}"] = course_error(read[known, :COUNT], true[known, :COUNT])
             figures[f"pose error{name}"] = _mean(np.abs(read[known, COUNT:] - true[known, COUNT:]))
-        known = ~np.isnan(made).any(1)
-        for column, signal in enumerate(SIGNALS):
-            moves = true[known, column].std() >= MOVES.get(signal, TURNS) if known.any() else False
-            figures[f"{signal} to truth"] = (
-                correlation(made[known, column], true[known, column]) if moves else float("nan")
-            )
+            figures |= {f"{s} to truth{name}": _followed(read, true, s) for s in SIGNALS}
     if exact.gallery is not None:
         figures["mistaken identity"] = mistaken(identity, exact.gallery, exact.own)
         if driver_identity is not None:
             figures["mistaken identity, seen"] = mistaken(driver_identity, exact.gallery, exact.own)
     return figures
+
+
+def _followed(read: Array, true: Array, signal: str) -> float:
+    """Correlation over time of a signal as read and as it was, (F, 7) each; NaN: it hardly moves (MOVES, TURNS)."""
+    known, column = ~np.isnan(read).any(1), SIGNALS.index(signal)
+    wanted = true[known, column]
+    if len(wanted) < 3 or wanted.std() < MOVES.get(signal, TURNS):
+        return float("nan")
+    return correlation(read[known, column], wanted)
 
 
 def course_error(made: Array, wanted: Array, least: Sequence[float] | None = None) -> float:

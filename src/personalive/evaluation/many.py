@@ -24,7 +24,8 @@ from personalive.errors import InputError, output_error
 from personalive.evaluation import networks
 from personalive.evaluation.cases import Case
 from personalive.evaluation.clips import clip, strip
-from personalive.evaluation.exact import gallery_of, load_exact, portrait_identities
+from personalive.evaluation.exact import load_exact, portrait_identities
+from personalive.evaluation.mesh import FaceMesh
 from personalive.evaluation.meters import Instruments
 from personalive.evaluation.networks import FaceNetwork, IdentityNetwork, NetworkFiles, VideoNetwork
 from personalive.evaluation.report import provenance
@@ -55,6 +56,7 @@ def measure_all(
     files: NetworkFiles,
     folder: Path,
     *,
+    gallery: tuple[Path, ...] = (),
     max_frames: int | None = None,
     workers: int = 1,
     skip_bad: bool = False,
@@ -62,8 +64,9 @@ def measure_all(
 ) -> tuple[list[Finished], list[str]]:
     """The cases in their order, kept under `folder`, and a line for each that could not be scored.
 
-    done: hears how many are finished. Without skip_bad the first bad case is raised as InputError; those finished
-    before stay. With one worker everything runs in this process.
+    gallery: the portraits among which rendered people are looked for. done: hears how many are finished. Without
+    skip_bad the first bad case is raised as InputError; those finished before stay. With one worker everything runs
+    in this process.
     """
     folder.mkdir(parents=True, exist_ok=True)
     found: dict[int, Finished | str] = {}
@@ -76,7 +79,7 @@ def measure_all(
         done(len(found))
 
     open_instruments(files)  # a network that cannot be used is one clear line here, not one from each process
-    asked = _Asked(files, folder, max_frames, gallery_of(cases))
+    asked = _Asked(files, folder, max_frames, gallery)
     jobs = [(number, case, asked) for number, case in enumerate(cases)]
     if workers == 1:
         for job in jobs:
@@ -108,6 +111,7 @@ def open_instruments(files: NetworkFiles) -> Instruments:
         identity=None if identity is None else IdentityNetwork(networks.open_network(identity, ["embedding"]), points),
         face=None if face is None else FaceNetwork(networks.open_network(face, ["expression", "pose"])),
         video=None if files.video is None else VideoNetwork(files.video),
+        mesh=None if files.mesh is None else FaceMesh(files.mesh),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from personalive.evaluation.mesh import HOW, MESH_SIGNALS
 from personalive.evaluation.yardstick import SIGNALS
 
 GROUPS: dict[str, dict[str, bool | None]] = {
@@ -12,10 +13,13 @@ GROUPS: dict[str, dict[str, bool | None]] = {
     "Who it is": {
         "ID-SIM": True, "identity cosine, box crop": True, "identity distance": False, "nearer to the portrait": True,
     },
-    "Following the driver": {"AED": False, "APD": False, **{f"follows {name}": True for name in SIGNALS}},
+    "Following the driver": {
+        "AED": False, "APD": False, **{f"follows {name}, mesh": True for name in MESH_SIGNALS},
+        "face found, mesh": True, **{f"follows {name}": True for name in SIGNALS},
+    },
     "Rendered people: the driver is known exactly, the output is read by the yardstick": {
         "expression error": False, "expression error, seen": False, "pose error": False, "pose error, seen": False,
-        **{f"{name} to truth": True for name in SIGNALS},
+        **{f"{name} to truth{seen}": True for name in SIGNALS for seen in ("", ", seen")},
         "mistaken identity": False, "mistaken identity, seen": False,
     },
     "Speed": {
@@ -24,6 +28,9 @@ GROUPS: dict[str, dict[str, bool | None]] = {
     },
 }  # fmt: skip
 """Title of a part of a table -> its measures, and whether more is better (None: 1 is best)."""
+
+SEEN = ", seen"
+"""Ends the name of what the tracker reads in a true video, where that is known: what it can see at all."""
 
 BETTER: dict[str, bool | None] = {name: better for group in GROUPS.values() for name, better in group.items()}
 """The same without titles, in the order of tables. docs/evaluation.md defines each."""
@@ -37,11 +44,12 @@ NEEDED: dict[str, str] = {
     "ID-SIM": "--identity ARCFACE.onnx --face-landmarks YUNET.onnx; the identity distance is the yardstick's",
     "AED": "--face-parameters with a SMIRK-like network; `follows` are the yardstick's correlations",
     "APD": "as AED",
+    "follows gaze sideways, mesh": f"and all that an independent tracker sees: {HOW}",
     "FVD": "--i3d with a TorchScript I3D, and some hundred clips of 16 frames",
 }
-"""Published measure -> how to have it measured. No stand-in is given under these names."""
+"""Measure -> how to have it measured. No stand-in is given under these names."""
 
 
 def not_measured(measured: set[str]) -> dict[str, str]:
-    """The published measures that a report lacks, and what each would need."""
+    """The measures by networks that a report lacks, and what each would need."""
     return {name: how for name, how in NEEDED.items() if name not in measured}

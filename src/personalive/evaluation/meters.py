@@ -12,6 +12,7 @@ import torch
 from personalive.evaluation import metrics
 from personalive.evaluation.animator import Reader
 from personalive.evaluation.exact import Exact, exact_figures
+from personalive.evaluation.mesh import MESH_SIGNALS, MeshTracker, Tracked, mesh_figures
 from personalive.evaluation.networks import CLIP_FRAMES, FaceNetwork, IdentityNetwork, VideoNetwork
 from personalive.evaluation.statistics import correlation
 from personalive.evaluation.temporal import Distance, TemporalMeter
@@ -26,16 +27,23 @@ Course: TypeAlias = dict[str, tuple[float, ...]]
 
 @dataclass(frozen=True)
 class Block:
-    """The same moments (F, H, W, 3) of one size; truth None: there is none."""
+    """The same moments (F, H, W, 3) of one size; truth None: there is none. whole: the driver at its own size, if that
+    is another one."""
 
     generated: Pixels
     driving: Pixels
     truth: Pixels | None
+    whole: Pixels | None = None
 
     @property
     def model(self) -> Pixels:
         """What the output's change over time is held against: the truth, else the driver."""
         return self.driving if self.truth is None else self.truth
+
+    @property
+    def driver(self) -> Pixels:
+        """As large as there is."""
+        return self.driving if self.whole is None else self.whole
 
 
 class Meter(Protocol):
@@ -143,11 +151,36 @@ class TrackerMeter:
     def course(self) -> Course:
         """The identity distance, and the signals that a viewer sees best, of driver and output."""
         signals = {
-            f"{name}, {whose}": tuple(seen.signal(name).tolist())
+            f"{name} by the yardstick, {whose}": tuple(seen.signal(name).tolist())
             for name in ("mouth", "blink", "yaw")
             for whose, seen in (("driver", self._drove), ("output", self._made))
         }
         return {"identity distance": tuple(self._made.distances(self._own).tolist())} | signals
+
+
+class MeshMeter:
+    """Whether the face follows the driver's, by a mesh that sees the driver at its own size."""
+
+    def __init__(self, mesh: MeshTracker) -> None:
+        self._mesh = mesh
+        self._seen: dict[str, list[Tracked]] = {"driver": [], "output": []}
+
+    def add(self, block: Block) -> None:
+        """The next frames."""
+        for whose, frames in (("driver", block.driver), ("output", block.generated)):
+            self._seen[whose].append(Tracked.of(np.stack([self._mesh.points(frame) for frame in frames])))
+
+    def figures(self) -> dict[str, float]:
+        """Of all frames so far."""
+        return mesh_figures(*(Tracked.joined(self._seen[whose]) for whose in ("driver", "output")))
+
+    def course(self) -> Course:
+        """The signals that a viewer sees best, of driver and output."""
+        return {
+            f"{name} by the mesh, {whose}": tuple(Tracked.joined(parts).signals[:, MESH_SIGNALS.index(name)].tolist())
+            for name in ("yaw", "mouth", "blink", "gaze sideways")
+            for whose, parts in self._seen.items()
+        }
 
 
 class IdentityMeter:
@@ -242,6 +275,7 @@ class Instruments:
     identity: IdentityNetwork | None = None
     face: FaceNetwork | None = None
     video: VideoNetwork | None = None
+    mesh: MeshTracker | None = None
 
     def meters(self, portrait: Pixels, cross: bool, exact: Exact | None = None) -> list[Meter]:
         """Fresh meters for one case."""
@@ -252,6 +286,8 @@ class Instruments:
             chosen.append(ParameterMeter(self.face))
         if self.video is not None:
             chosen.append(ClipFeatures(self.video))
+        if self.mesh is not None:
+            chosen.append(MeshMeter(self.mesh))
         return [*chosen, TrackerMeter(self.reader, portrait, cross, exact)]
 
 

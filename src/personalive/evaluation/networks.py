@@ -46,19 +46,23 @@ CLIP_FRAMES, CLIP_SIDE = 16, 224
 
 @dataclass(frozen=True)
 class NetworkFiles:
-    """Which networks to measure with; None: that measure is not taken. lpips: a name of LPIPS_TRUNKS, or a file."""
+    """Which networks to measure with; None: that measure is not taken.
+
+    lpips: a name of LPIPS_TRUNKS, or a file; mesh: a Python that has mediapipe (see `mesh.FaceMesh`).
+    """
 
     lpips: str | None = None
     identity: Path | None = None
     landmarks: Path | None = None
     face: Path | None = None
     video: Path | None = None
+    mesh: str | None = None
 
     def key(self) -> dict[str, str]:
         """What tells these networks from others: names, and hashes of files. Raises WeightsError for a missing one."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         return {
-            name: str(value) if value in LPIPS_TRUNKS else file_hash(Path(value))
+            name: str(value) if value in LPIPS_TRUNKS else "mediapipe" if name == "mesh" else file_hash(Path(value))
             for name, value in given.items()
             if value is not None
         }

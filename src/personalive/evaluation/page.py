@@ -10,7 +10,7 @@ from html import escape
 
 from personalive.evaluation import plots
 from personalive.evaluation.beside import SPEED, System
-from personalive.evaluation.measures import BETTER, not_measured
+from personalive.evaluation.measures import BETTER, GROUPS, SEEN, not_measured
 from personalive.evaluation.plots import number
 from personalive.evaluation.report import Row
 from personalive.evaluation.score import VideoFigures
@@ -33,6 +33,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: right; white-space: nowrap; }
 th { font-weight: 600; } th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
   background: var(--paper); white-space: normal; min-width: 7rem; overflow-wrap: anywhere; }
+.part th { padding-top: .9rem; color: var(--soft); white-space: normal; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }
 dt { font-weight: 600; } dd { margin: 0; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: 1rem 1.5rem; }
@@ -46,7 +47,12 @@ video { width: 40rem; }
 
 _BETTER = {True: "higher", False: "lower", None: "near 1"}
 _OPEN = 3  # cases shown unfolded
-_SECTIONS = {"self": "Driven by their own video", "cross": "Driven by another person"}
+_SECTIONS = {"self": "Driven by their own video", "cross": "Driven by another person", "speed": "How fast"}
+_SPEED_REMARK = (
+    "Of our own model while it made these videos, one stream at a time, without reading and writing files. The delay "
+    "is computed: the window's frames at the driver's rate (or the model's, if that is slower) and one chunk's work, "
+    "without transport and display."
+)
 _PLANES = (
     ("SSIM", "LPIPS", "L1"),
     ("ID-SIM", "identity distance"),
@@ -112,29 +118,42 @@ def _left_out(problems: Sequence[str]) -> str:
 
 def _section(section: str, title: str, report: Report) -> str:
     """Means, distributions and every case's figures of one category."""
-    rows = [row for row in report.rows if row.section == section]
-    videos = [video for video in report.videos if video.cross == (section == "cross")]
-    if not videos:
+    rows = [row for row in report.rows if row.section == section and not row.measure.endswith(SEEN)]
+    videos = [video for video in report.videos if section == "speed" or video.cross == (section == "cross")]
+    if not videos or not rows:
         return ""
-    means = table(("measure", "mean", "better", "cases", "95 % interval"), [_summary(row) for row in rows])
+    seen = {r.measure: r.estimate.mean for r in report.rows if r.section == section and r.measure.endswith(SEEN)}
+    head = ["measure", "mean", "better", "cases", "95 % interval", *["seen in true video"] * bool(seen)]
+    lines: list[list[str]] = []
+    for part, group in GROUPS.items():
+        some = [_summary(row, seen) for row in rows if row.measure in group]
+        lines += [[part], *some] if some and section != "speed" else some
+    means = table(head, lines)
+    remark = ""
+    if section == "speed":
+        remark = note(f"{_SPEED_REMARK} Peak memory: {report.source.get('peak memory', 'as each run says')}.")
     spread = [
         plots.distribution(row.measure, {v.name: v.figures.get(row.measure, math.nan) for v in videos}, row.estimate)
         for row in rows
         if sum(not math.isnan(v.figures.get(row.measure, math.nan)) for v in videos) > 1
     ]
     said = note("A dot is a video; the line is the mean, the band its 95 % interval.")
-    dots = f"<h3>Distributions</h3>{said}<div class=grid>{''.join(spread)}</div>"
     every = table(
         ("video", "frames", *(row.measure for row in rows)),
         [[v.name, str(v.frames), *(number(v.figures.get(row.measure, math.nan)) for row in rows)] for v in videos],
     )
-    return f"<h2>{title}: means over {len(videos)}</h2>{means}{dots if spread else ''}<h3>By video</h3>{every}"
+    drawn = f"<div class=grid>{''.join(spread)}</div>"
+    dots = f"<details><summary>Distributions <span>a dot for each video</span></summary>{said}{drawn}</details>"
+    by_video = f"<details><summary>By video <span>{len(videos)} lines</span></summary>{every}</details>"
+    return f"<h2>{title}: means over {len(videos)}</h2>{remark}{means}{dots if spread else ''}{by_video}"
 
 
-def _summary(row: Row) -> list[str]:
+def _summary(row: Row, seen: Mapping[str, float]) -> list[str]:
     e = row.estimate
     interval = "" if math.isnan(e.low) else f"{number(e.low)} .. {number(e.high)}"
-    return [row.measure, number(e.mean), _BETTER[BETTER.get(row.measure, True)], str(e.count), interval]
+    cells = [row.measure, number(e.mean), _BETTER[BETTER.get(row.measure, True)], str(e.count), interval]
+    limit = seen.get(f"{row.measure}{SEEN}")
+    return [*cells, *["" if limit is None else number(limit)] * bool(seen)]
 
 
 def _missing(report: Report) -> str:
@@ -208,12 +227,12 @@ def _cases(report: Report) -> list[str]:
 
 
 def _courses(video: VideoFigures) -> list[str]:
-    """A plot for each measure over time; "mouth, output" and "mouth, driver" share one."""
+    """A plot for each measure over time; "mouth ..., output" and "mouth ..., driver" share one."""
     grouped: dict[str, dict[str, Sequence[float]]] = {}
     for name, values in video.over_time.items():
         measure, _, whose = name.partition(", ")
         if whose in ("output", "driver"):
-            grouped.setdefault(f"{measure} (yardstick)", {})[whose] = values
+            grouped.setdefault(measure, {})[whose] = values
         else:
             grouped[name] = {name: values}
     ordered = {name: dict(sorted(series.items(), reverse=True)) for name, series in grouped.items()}  # output first
@@ -221,9 +240,15 @@ def _courses(video: VideoFigures) -> list[str]:
 
 
 def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """HTML of plain text cells; wide ones scroll on their own."""
+    """HTML of plain text cells; wide ones scroll on their own. A line of one cell is a heading over all columns."""
     top = "".join(f"<th>{escape(cell)}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>" for line in lines)
+
+    def row(line: Sequence[str]) -> str:
+        if len(line) == 1:
+            return f"<tr class=part><th colspan={len(head)}>{escape(line[0])}</th></tr>"
+        return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>"
+
+    body = "".join(map(row, lines))
     return f"<div class=scroll><table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
 
 

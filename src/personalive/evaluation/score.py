@@ -19,7 +19,7 @@ from personalive.evaluation.yardstick import Array
 from personalive.media.frames import Pixels, load_picture, resize_to
 from personalive.media.video import VideoReader, read_video
 
-VERSION = 2
+VERSION = 3
 """To be raised with every change to what a measure gives: kept scores of older versions are not taken again."""
 
 BLOCK = 25  # frames that are held and measured together
@@ -27,11 +27,12 @@ BLOCK = 25  # frames that are held and measured together
 
 @dataclass(frozen=True)
 class Moment:
-    """One frame of each video, of one size; truth None: there is none."""
+    """One frame of each video, of one size, and the driver's as it is in its file; truth None: there is none."""
 
     generated: Pixels
     driving: Pixels
     truth: Pixels | None
+    whole: Pixels
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,10 @@ def score(case: Case, instruments: Instruments, max_frames: int | None = None, e
     while some := list(itertools.islice(moments, BLOCK)):
         frames += len(some)
         truth = None if some[0].truth is None else np.stack([m.truth for m in some if m.truth is not None])
-        block = Block(np.stack([m.generated for m in some]), np.stack([m.driving for m in some]), truth)
+        generated, driving, whole = (
+            np.stack([getattr(m, part) for m in some]) for part in ("generated", "driving", "whole")
+        )
+        block = Block(generated, driving, truth, whole)
         for meter in meters:
             meter.add(block)
     figures = {name: value for meter in meters for name, value in meter.figures().items()}
@@ -97,7 +101,7 @@ def in_step(case: Case, max_frames: int | None = None) -> Iterator[Moment]:
                 truth: Pixels | None = resize_to(frames[2].pixels, height, width)
             else:
                 truth = None if case.cross else driving
-            yield Moment(frames[0].pixels, driving, truth)
+            yield Moment(frames[0].pixels, driving, truth, frames[1].pixels)
 
 
 def rate_of(path: Path) -> Fraction:
