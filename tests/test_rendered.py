@@ -15,6 +15,7 @@ from personalive.data.shards import PersonRecord, ShardError, read_shards, write
 from personalive.evaluation import rendered
 from personalive.evaluation.manifest import read_manifest
 from personalive.evaluation.rendered import PEOPLE, check, fingerprint, load_fingerprints, manifest, record, seeds
+from toy_video import all_frames
 
 if importlib.util.find_spec("moderngl") is None:
     pytest.skip("moderngl is not installed", allow_module_level=True)
@@ -83,7 +84,7 @@ def test_missing_people_are_named(people: list[PersonRecord], tmp_path: Path) ->
 
 def test_its_manifest_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
-    for folder, end in (("driving", "mp4"), ("reference", "png")):
+    for folder, end in (("driving", "mp4"), ("reference", "png"), ("people", "tar")):
         (tmp_path / folder).mkdir()
         for seed in seeds():
             (tmp_path / folder / f"{seed:08d}.{end}").touch()
@@ -93,7 +94,28 @@ def test_its_manifest_can_be_read(tmp_path: Path) -> None:
     found, problems = read_manifest(tmp_path / "cases.toml", tmp_path / "out")
     assert [(case.name, case.cross) for case in found] == [("00900000", False), ("00900029-by-00900000", True)]
     assert found[1].driving.name == "00900000.mp4"
+    people = found[1].portrait_person, found[1].driver_person
+    assert [person and person.name for person in people] == ["00900029.tar", "00900000.tar"]
     assert len(problems) == 2 * PEOPLE - 2
+
+
+def test_long_streams_see_the_same_early_and_late(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendered, "LONG_FRAMES", 400)
+    (tmp_path / "driving").mkdir()
+    (tmp_path / "reference").mkdir()
+    rising = np.stack([np.full((32, 32, 3), 8 * number, np.uint8) for number in range(30)])
+    for seed in seeds()[: rendered.LONG_PEOPLE]:
+        rendered.write_video(tmp_path / "driving" / f"{seed:08d}.mp4", rising)
+        (tmp_path / "reference" / f"{seed:08d}.png").touch()
+        rendered._write_long(tmp_path, seed)
+    (tmp_path / "long.toml").write_text(rendered.long_manifest())
+    cases, problems = read_manifest(tmp_path / "long.toml", planned=tmp_path)
+    assert (len(cases), problems) == (rendered.LONG_PEOPLE, [])
+    means = np.array([frame.pixels.mean() for frame in all_frames(cases[0].driving)])
+    assert len(means) == 400
+    assert abs(means[100:200] - means[300:]).max() < 2
+    assert means.std() > 30
+    assert abs(np.diff(means)).max() < 12  # no jump
 
 
 def test_one_person_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,13 +73,25 @@ def long_stream(
             identity.append(_distance(whole, None if own is None else own.identity, reader))
             with torch.inference_mode():
                 sharp.append(float(metrics.sharpness(to_unit(whole)).mean()))
-    drift, loss = _growth(identity), -_growth(sharp)
-    return LongStreamFigures(name, frames, 2 * turn, tuple(identity), tuple(sharp), drift, loss, meter.figures())
+    away, loss = _growth(identity[1], identity[-1]), -_growth(sharp[1], sharp[-1])
+    return LongStreamFigures(name, frames, 2 * turn, tuple(identity), tuple(sharp), away, loss, meter.figures())
 
 
-def _growth(blocks: list[float]) -> float:
+def drift(values: Array) -> float:
+    """How much larger the mean of a measure (F,) is in the last BLOCK frames than in the second BLOCK, as a share.
+
+    NaN values do not count; NaN below 3 * BLOCK frames.
+    """
+    if len(values) < 3 * BLOCK:
+        return float("nan")
+    blocks = [part[~np.isnan(part)] for part in (values[BLOCK : 2 * BLOCK], values[-BLOCK:])]
+    if not all(map(len, blocks)):
+        return float("nan")
+    return _growth(*(float(part.mean()) for part in blocks))
+
+
+def _growth(early: float, late: float) -> float:
     """Late over early - 1; 0 where both are nothing."""
-    early, late = blocks[1], blocks[-1]
     return late / early - 1 if early > 1e-12 else (float("inf") if late > 1e-12 else late - early)
 
 

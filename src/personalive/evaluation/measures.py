@@ -9,9 +9,11 @@ GROUPS: dict[str, dict[str, bool | None]] = {
     "Pictures against the truth": {"L1": False, "PSNR": True, "SSIM": True, "MS-SSIM": True, "LPIPS": False},
     "Change over time": {
         "tLP": False, "FVD": False, "temporal error": False, "change ratio": None, "flicker ratio": None,
+        "sharpness loss": False,
     },
     "Who it is": {
         "ID-SIM": True, "identity cosine, box crop": True, "identity distance": False, "nearer to the portrait": True,
+        "identity drift": False,
     },
     "Following the driver": {
         "AED": False, "APD": False, **{f"follows {name}, mesh": True for name in MESH_SIGNALS},

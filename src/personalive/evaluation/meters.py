@@ -12,6 +12,7 @@ import torch
 from personalive.evaluation import metrics
 from personalive.evaluation.animator import Reader
 from personalive.evaluation.exact import Exact, exact_figures
+from personalive.evaluation.long_stream import drift
 from personalive.evaluation.mesh import MESH_SIGNALS, MeshTracker, Tracked, mesh_figures
 from personalive.evaluation.networks import CLIP_FRAMES, FaceNetwork, IdentityNetwork, VideoNetwork
 from personalive.evaluation.statistics import correlation
@@ -113,8 +114,30 @@ class ChangeMeter:
         return found if self._lpips is None else {"tLP": 1000 * self._lpips.figures().error} | found
 
     def course(self) -> Course:
-        """Nothing."""
-        return {}
+        """From frame to frame, of the output and of what it is held against (which shares a plot as "driver")."""
+        made, true = zip(*self._plain.moved, strict=True) if self._plain.moved else ((), ())
+        return {"change from frame to frame, output": made, "change from frame to frame, driver": true}
+
+
+class SharpnessMeter:
+    """The output's sharpness; of videos of minutes (long_stream.BLOCK * 3 frames or more), how much of it is lost."""
+
+    def __init__(self) -> None:
+        self._values: list[float] = []
+
+    @torch.inference_mode()
+    def add(self, block: Block) -> None:
+        """The next frames."""
+        self._values += metrics.sharpness(to_unit(block.generated)).tolist()
+
+    def figures(self) -> dict[str, float]:
+        """Nothing for a short video."""
+        loss = -drift(np.array(self._values))
+        return {} if np.isnan(loss) else {"sharpness loss": loss}
+
+    def course(self) -> Course:
+        """By frame."""
+        return {"sharpness": tuple(self._values)}
 
 
 class TrackerMeter:
@@ -138,6 +161,9 @@ class TrackerMeter:
         """Of all frames so far."""
         gaps = self._made.distances(self._own)
         figures = {"identity distance": mean(gaps)}
+        away = drift(gaps)
+        if not np.isnan(away):
+            figures["identity drift"] = away
         if self._cross:
             foreign = self._made.distances(self._drove.first_identity())
             known = ~np.isnan(gaps) & ~np.isnan(foreign)
@@ -279,7 +305,7 @@ class Instruments:
 
     def meters(self, portrait: Pixels, cross: bool, exact: Exact | None = None) -> list[Meter]:
         """Fresh meters for one case."""
-        chosen: list[Meter] = [PixelMeter(self.lpips), ChangeMeter(self.lpips)]
+        chosen: list[Meter] = [PixelMeter(self.lpips), ChangeMeter(self.lpips), SharpnessMeter()]
         if self.identity is not None:
             chosen.append(IdentityMeter(self.identity, portrait))
         if self.face is not None:

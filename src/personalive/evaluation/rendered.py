@@ -3,7 +3,8 @@
 A folder of it holds people/<seed>.tar (pictures and exact ground truth), driving/<seed>.mp4, reference/<seed>.png (the
 first frame) and cases.toml: everybody driven by the own clip, and everybody by the next one's. Any system can be run on
 the videos; `personalive evaluate --manifest cases.toml --generated OUT` scores it, and with `--model MODEL` instead of
-`--generated` our own. What the renderer knows (motion, and who is shown) is used by its exact measures.
+`--generated` our own. long.toml has three streams of 2,000 frames. What the renderer knows (motion, and who is shown)
+is used by its exact measures.
 
 Seeds and ground truth are checked by hash; where the last digits of another machine's arithmetic differ, by sums with a
 tolerance. Pixels depend on the renderer's driver: a few small pictures of each person are compared with a tolerance.
@@ -27,7 +28,10 @@ from PIL import Image
 
 from personalive.data.jobs import run_jobs
 from personalive.data.shards import GroundTruth, PersonRecord, read_shards, write_shard
+from personalive.evaluation.long_stream import turn_length
+from personalive.evaluation.temporal import ping_pong
 from personalive.media.frames import Pixels
+from personalive.media.video import read_video
 from personalive.media.video_writer import VideoWriter
 from personalive.rendering.face_model import load_face_model
 from personalive.rendering.people import FPS, SEED_RANGES, plan_clip, render_person
@@ -39,6 +43,7 @@ SHOWN = (0, 83, 166, 249)  # frames whose small pictures are compared
 SMALL = 4  # side of a small picture, pixels
 TRUTH_TOLERANCE = 1e-3  # of sums over a clip, in the unit of the field (degrees, half pictures)
 PIXEL_TOLERANCE = 3.0  # mean difference of a person's small pictures, in levels of 255
+LONG_PEOPLE, LONG_FRAMES = 3, 2000  # clips to and fro: long streams
 CRF = 8  # of the drivers: hardly any loss
 CLIP_COMMENT = "A rendered person of PersonaLive's own making; nobody real is shown"
 
@@ -79,7 +84,10 @@ def build(
         done(count[0], PEOPLE)
 
     run_jobs(_render, jobs, workers, hear)
+    for seed in seeds()[:LONG_PEOPLE]:
+        _write_long(folder, seed)
     (folder / "cases.toml").write_text(manifest(), "utf-8")
+    (folder / "long.toml").write_text(long_manifest(), "utf-8")
 
 
 def seeds() -> range:
@@ -96,6 +104,15 @@ def manifest() -> str:
             lines += ["", "[[case]]", f'name = "{case}"', f'category = "{category}"']
             lines += [f'reference = "reference/{name}.png"', f'driving = "driving/{driver}.mp4"']
             lines += [f'portrait_person = "people/{name}.tar"', f'driver_person = "people/{driver}.tar"']
+    return "\n".join([*lines, ""])
+
+
+def long_manifest() -> str:
+    """long.toml: the first people, each driven by the own clip to and fro for minutes."""
+    lines = ["format = 1", 'name = "rendered benchmark, long streams"']
+    for name in (f"{seed:08d}" for seed in seeds()[:LONG_PEOPLE]):
+        lines += ["", "[[case]]", f'name = "{name}-long"', 'category = "self"']
+        lines += [f'reference = "reference/{name}.png"', f'driving = "driving/{name}-long.mp4"']
     return "\n".join([*lines, ""])
 
 
@@ -182,6 +199,17 @@ def _render(face_model: Path, folder: Path, seed: int) -> int:
     Image.fromarray(person.images[0]).save(picture)
     write_shard(shard, [person])
     return seed
+
+
+def _write_long(folder: Path, seed: int) -> None:
+    """The clip to and fro, turned where the second and the last block of frames show the same (long_stream.py)."""
+    video, _, _ = _files(folder, seed)
+    output = video.with_name(f"{video.stem}-long.mp4")
+    if output.exists():
+        return
+    with read_video(video) as reader:
+        frames = np.stack([frame.pixels for frame in reader])
+    write_video(output, frames[ping_pong(turn_length(len(frames), LONG_FRAMES), LONG_FRAMES)])
 
 
 def write_video(path: Path, frames: Pixels) -> None:

@@ -33,12 +33,13 @@ class TemporalFigures:
 
 
 class TemporalMeter:
-    """Takes both videos frame by frame and remembers sums only, so that a stream may be of any length."""
+    """Takes both videos frame by frame and remembers numbers only, so that a stream may be of any length."""
 
     def __init__(self, distance: Distance = pyramid_distance) -> None:
         self._distance = distance
         self._frames: list[tuple[Tensor, Tensor]] = []  # the latest two
-        self._error: list[float] = []
+        self.moved: list[tuple[float, float]] = []
+        """How far each frame is from the one before it, in the generated and in the true video."""
         self._sums = np.zeros(4)  # change of g and d, bend of g and d
 
     @torch.inference_mode()
@@ -50,17 +51,18 @@ class TemporalMeter:
         if len(self._frames) < 2:
             return
         moved = [float(self._distance(before, now)) for before, now in zip(*self._frames[-2:], strict=True)]
-        self._error.append(abs(moved[0] - moved[1]))
+        self.moved.append((moved[0], moved[1]))
         self._sums[:2] += moved
         if len(self._frames) == 3:
             self._sums[2:] += [float((a - 2 * b + c).abs().mean()) for a, b, c in zip(*self._frames, strict=True)]
 
     def figures(self) -> TemporalFigures:
         """So far. NaN for fewer than three frames, and for ratios to a video that does not change."""
-        if len(self._error) < 2:
+        if len(self.moved) < 2:
             return TemporalFigures(float("nan"), float("nan"), float("nan"))
         change, true_change, bend, true_bend = (float(value) for value in self._sums)
-        return TemporalFigures(float(np.mean(self._error)), _ratio(change, true_change), _ratio(bend, true_bend))
+        error = float(np.mean([abs(made - true) for made, true in self.moved]))
+        return TemporalFigures(error, _ratio(change, true_change), _ratio(bend, true_bend))
 
 
 def compare(generated: Pixels, true: Pixels, distance: Distance = pyramid_distance) -> TemporalFigures:
