@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -15,10 +17,11 @@ import torch
 
 from command import Command, save_toy
 from personalive.acceleration import choice, export
-from personalive.acceleration.choice import OPENERS, choose_runtime, each_session, fingerprint, window_files
+from personalive.acceleration.choice import KINDS, check_runtime, choose_runtime, each_session, window_files
+from personalive.acceleration.made import fingerprint, made_for
 from personalive.acceleration.runtimes import open_onnx, open_openvino
 from personalive.acceleration.swap import SwappedUNet, own_unet, swap
-from personalive.acceleration.tensorrt import build, export_engine
+from personalive.acceleration.tensorrt import build, export_engine, open_engine
 from personalive.contracts import KeyValues, MotionSignals, Networks
 from personalive.errors import ConfigError, OutputError, WeightsError
 from personalive.pipeline import PersonaLive
@@ -27,6 +30,7 @@ from personalive.streaming.state import batch
 from personalive.weights import find
 from toy import picture, pictures, random_signals, started, toy_networks
 
+ON_CPU = ("onnxruntime", "openvino")
 TAU = {"stream__tau": 0.1, "stream__keyframes": 1}  # the first frame that may become a keyframe does
 
 
@@ -42,12 +46,12 @@ def frames(networks: Networks, count: int = 52) -> np.ndarray[Any, Any]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", OPENERS)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_a_runtime_computes_the_same(name: str, window: Path) -> None:
     pytest.importorskip(name)
-    assert [file.name for file in window.parent.iterdir()] == ["window.onnx"]
+    assert {file.name for file in window.parent.iterdir()} == {"window.onnx", "window.onnx.json"}
     networks = toy_networks(**TAU)
-    run = OPENERS[name](window)
+    run = KINDS[name].open(window, networks)
     torch.manual_seed(3)
     flat = export.example(networks, 1)
     torch.testing.assert_close(run(*flat), export.FlatWindow(own_unet(networks))(*flat), rtol=1e-4, atol=1e-5)
@@ -62,25 +66,25 @@ def test_a_runtime_computes_the_same(name: str, window: Path) -> None:
     assert used == [flat[5].shape[2]] * 3  # the steps with a keyframe: the others went the UNet's own way
 
 
-def test_onnx_for_one_number_of_keyframes(window: Path) -> None:
-    pytest.importorskip("onnxruntime")
-    unet: Any = export.use_onnx(toy_networks(**TAU), window, keyframes=1).denoising_unet
-    assert isinstance(unet, SwappedUNet)
-    assert set(unet._run) == {1}  # type: ignore[arg-type]
+def written(networks: Networks, path: Path, keyframes: int) -> Path:
+    """As an export writes, but nothing of use."""
+    return export.in_place(path, lambda temporary: temporary.write_bytes(b"a window"), made_for(networks, keyframes))
 
 
-@pytest.mark.parametrize("name", OPENERS)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_files_are_made_once(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip(name)
     made: list[int] = []
     opened: list[str] = []
 
-    def write(networks: Networks, path: Path, keyframes: int) -> None:
+    def write(networks: Networks, path: Path, keyframes: int) -> Path:
         made.append(keyframes)
-        path.write_bytes(b"a window")
+        return written(networks, path, keyframes)
 
-    monkeypatch.setattr(choice, "export_onnx", write)
-    monkeypatch.setitem(OPENERS, name, lambda path: opened.append(path.name[-7:]))
+    def note(path: Path, networks: Networks) -> Any:
+        opened.append(path.name[-7:])
+
+    monkeypatch.setitem(KINDS, name, dataclasses.replace(KINDS[name], write=write, open=note))
     said: list[str] = []
     networks = toy_networks(**TAU)
     for _ in range(2):
@@ -93,13 +97,67 @@ def test_files_are_made_once(name: str, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", OPENERS)
+@pytest.mark.parametrize("name", ON_CPU)
 def test_a_stream_is_the_same_with_every_number_of_keyframes(name: str, tmp_path: Path) -> None:
     """Two exports: a minute."""
     pytest.importorskip("onnxscript")
     pytest.importorskip(name)
     networks = toy_networks(**TAU)
     assert np.abs(frames(choose_runtime(networks, name, tmp_path)).astype(int) - frames(networks)).max() <= 1
+
+
+# Files by their paths
+
+
+def test_an_exported_file_is_a_runtime(window: Path, tmp_path: Path) -> None:
+    """By its own path and by its folder's; for one keyframe only."""
+    pytest.importorskip("onnxruntime")
+    networks = toy_networks(**TAU)
+    for name in (window, window.parent):
+        check_runtime(str(name))
+        unet: Any = choose_runtime(networks, str(name), tmp_path).denoising_unet
+        assert isinstance(unet, SwappedUNet)
+        assert set(unet._run) == {1}  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "other"}, "was made for the model other, not toy: make it here"),
+        ({"fingerprint": "0" * 16}, "was made for other weights or sizes of toy"),
+        ({"precision": "float16"}, "was made for float16, not float32"),
+        ({"device": "NVIDIA H200"}, "was made for NVIDIA H200, not cpu "),
+        ({"software": "torch 1.0"}, "was made for torch 1.0, not torch 2"),
+    ],
+    ids=lambda part: "-".join(part) if isinstance(part, dict) else "",
+)
+def test_a_file_for_something_else_is_refused(
+    change: dict[str, str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    networks, path = toy_networks(**TAU), tmp_path / "window.pt2"
+    monkeypatch.setitem(KINDS, "aoti", dataclasses.replace(KINDS["aoti"], open=lambda path, networks: torch.add))
+    made = export.made_package(networks, 1)
+    export.in_place(path, lambda temporary: temporary.write_bytes(b"a package"), made)
+    unet: Any = choose_runtime(networks, str(path), tmp_path).denoising_unet
+    assert set(unet._run) == {1}
+    dataclasses.replace(made, **change).write(path)  # type: ignore[arg-type]
+    with pytest.raises(WeightsError, match=re.escape(f"{path} {message}")) as error:
+        choose_runtime(networks, str(path), tmp_path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_without_its_record_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "window.pt2"
+    path.write_bytes(b"a package")
+    for record in (None, "{", '{"model": "toy"}', '{"model": "toy", "colour": "red"}'):
+        if record is not None:
+            (tmp_path / "window.pt2.json").write_text(record)
+        with pytest.raises(WeightsError, match=r"cannot be used without window\.pt2\.json.*copy both"):
+            PersonaLive.from_pretrained("no-such-model", runtime=str(path))
+    (tmp_path / "readme.txt").touch()
+    with pytest.raises(ConfigError, match=r"readme\.txt is no file of a window pass \(\.pt2, \.onnx, \.engine\)"):
+        check_runtime(str(tmp_path / "readme.txt"))
 
 
 @torch.no_grad()
@@ -133,18 +191,20 @@ def test_a_files_name_stands_for_all_that_is_inside() -> None:
 
 def test_what_cannot_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     networks = toy_networks(**TAU)
-    with pytest.raises(ConfigError, match="no runtime 'magic'; choose one of eager, compile, onnxruntime, openvino"):
+    with pytest.raises(ConfigError, match="no runtime 'magic'; choose one of eager, compile, aoti, onnxruntime, o"):
         PersonaLive.from_pretrained("no-such-model", runtime="magic")
     half = dataclasses.replace(networks, denoising_unet=type(own_unet(networks))(networks.config.unet).half())
     with pytest.raises(ConfigError, match="openvino is for the CPU in float32"):
         choose_runtime(half, "openvino", tmp_path)
+    with pytest.raises(ConfigError, match="tensorrt is for an NVIDIA GPU"):
+        choose_runtime(networks, "tensorrt", tmp_path)
     assert choose_runtime(networks, "eager", tmp_path) is networks
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be made"):
-        window_files(networks, tmp_path / "file" / "windows")
+        window_files(networks, KINDS["openvino"], tmp_path / "file" / "windows")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1 << 20))
     with pytest.raises(OutputError, match="GB of the disk are free"):
-        window_files(networks, tmp_path)
+        window_files(networks, KINDS["openvino"], tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"file"}
 
 
@@ -237,7 +297,7 @@ def test_an_engine_is_built_of_a_sound_file(window: Path, tmp_path: Path, monkey
     assert path.read_bytes() == b"engine"
     assert set(fake.inputs) <= set(export.input_names(networks))
     assert {"latents", "pose", "keys_0"} <= set(fake.inputs)
-    assert [file.name for file in tmp_path.iterdir()] == ["window.engine"]
+    assert {file.name for file in tmp_path.iterdir()} == {"window.engine", "window.engine.json"}
 
 
 def test_an_engine_that_cannot_be_built(window: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,6 +310,60 @@ def test_an_engine_that_cannot_be_built(window: Path, tmp_path: Path, monkeypatc
     with pytest.raises(ConfigError):
         export_engine(toy_networks(**TAU), tmp_path / "window.engine")
     assert list(tmp_path.iterdir()) == []
+
+
+class FakeEngine:
+    """An engine that knows nothing but addresses: it reads its inputs there, and writes what the UNet makes of them."""
+
+    def __init__(self, networks: Networks) -> None:
+        self.window = export.FlatWindow(own_unet(networks))
+        self.names = export.input_names(networks)
+        self.like = export.example(networks, 1)
+        self.num_io_tensors = len(self.names) + 1
+        self.addresses: dict[str, int] = {}
+        self.succeeds = True
+
+    def get_tensor_name(self, number: int) -> str:
+        return [export.OUTPUT, *self.names][number]
+
+    def create_execution_context(self) -> FakeEngine:
+        return self
+
+    def set_tensor_address(self, name: str, address: int) -> None:
+        self.addresses[name] = address
+
+    def at(self, name: str, like: torch.Tensor) -> torch.Tensor:
+        memory = (ctypes.c_char * like.nbytes).from_address(self.addresses[name])
+        return torch.frombuffer(memory, dtype=like.dtype).view(like.shape)
+
+    def execute_async_v3(self, queue: int) -> bool:
+        assert queue == 7
+        given = [self.at(name, like) for name, like in zip(self.names, self.like, strict=True)]
+        self.at(export.OUTPUT, self.like[0]).copy_(self.window(*given))
+        return self.succeeds
+
+
+def test_an_engine_computes_where_the_tensors_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks, path, told = toy_networks(**TAU), tmp_path / "window.engine", []
+    engine = FakeEngine(networks)
+    path.write_bytes(b"engine")
+    fake = FakeTensorRT()
+    reads = lambda data: engine if data == b"engine" else None  # noqa: E731
+    fake.Runtime = lambda logger: SimpleNamespace(deserialize_cuda_engine=reads)
+    monkeypatch.setitem(sys.modules, "tensorrt", fake)
+    main = SimpleNamespace(wait_stream=lambda queue: told.append("main waits"))
+    side = SimpleNamespace(cuda_stream=7, wait_stream=lambda queue: told.append("engine waits"))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: side)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: main)
+    run = open_engine(path, networks)
+    assert np.abs(frames(swap(networks, {1: export.unflattened(run)})).astype(int) - frames(networks)).max() <= 1
+    assert told == ["engine waits", "main waits"] * 3  # the steps with a keyframe
+    engine.succeeds = False
+    with torch.no_grad(), pytest.raises(RuntimeError, match="TensorRT refused"):
+        run(*export.example(networks, 1))
+    path.write_bytes(b"something else")
+    with pytest.raises(WeightsError, match=r"is no engine for this GPU and TensorRT 10\.0"):
+        open_engine(path, networks)
 
 
 def test_a_runtime_is_a_name_for_the_compiler_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

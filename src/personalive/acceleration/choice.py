@@ -1,4 +1,4 @@
-"""What computes the window pass, by name: torch, its compiler, or another runtime with files that are made once."""
+"""What computes the window pass: torch, its compiler, another runtime by name, or files that somebody exported."""
 
 from __future__ import annotations
 
@@ -6,65 +6,136 @@ import hashlib
 import importlib
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from personalive.acceleration.compile import compile_window
-from personalive.acceleration.export import export_onnx, unflattened
+from personalive.acceleration.export import export_onnx, export_package, made_package, open_package, unflattened
+from personalive.acceleration.made import Made, made_for, read_made
 from personalive.acceleration.runtimes import FlatRun, open_onnx, open_openvino
 from personalive.acceleration.swap import WindowPass, own_unet, swap
-from personalive.config import to_json
+from personalive.acceleration.tensorrt import export_engine, made_engine, open_engine
 from personalive.contracts import KeyValues, MotionSignals, Networks
 from personalive.errors import ConfigError, OutputError
 from personalive.streaming.state import map_tensors
 from personalive.weights.record import unheard
 
 EAGER, COMPILE = "eager", "compile"
-OPENERS: dict[str, Callable[[Path], FlatRun]] = {"onnxruntime": open_onnx, "openvino": open_openvino}
-RUNTIMES = (EAGER, COMPILE, *OPENERS)
 
 SPARE = 64 << 20
 """Bytes of disk that stay free."""
 
 
+@dataclass(frozen=True)
+class Kind:
+    """A runtime that reads files: how they end, how one is made, opened, and what its record says.
+
+    package: what has to be installed; where: the type of device that it is for (None: any), on a CPU in float32;
+    heavy: the weights are inside the file.
+    """
+
+    suffix: str
+    write: Callable[[Networks, Path, int], Path]
+    open: Callable[[Path, Networks], FlatRun]
+    made: Callable[[Networks], Made] = made_for
+    package: str | None = None
+    where: str | None = None
+    heavy: bool = True
+
+    def check(self, name: str, networks: Networks) -> None:
+        """Before minutes of work for nothing. Raises ConfigError and ModuleNotFoundError."""
+        parameter = next(own_unet(networks).parameters())
+        if self.where == "cpu" and (parameter.device.type != "cpu" or parameter.dtype != torch.float32):
+            raise ConfigError(
+                f"the runtime {name} is for the CPU in float32: take --device cpu, or --runtime {COMPILE}"
+            )
+        if self.where == "cuda" and parameter.device.type != "cuda":
+            raise ConfigError(f"the runtime {name} is for an NVIDIA GPU: take --device cuda, or --runtime {COMPILE}")
+        if self.package is not None:
+            importlib.import_module(self.package)
+
+
+KINDS = {
+    "aoti": Kind(".pt2", export_package, open_package, made_package, heavy=False),
+    "onnxruntime": Kind(".onnx", export_onnx, lambda path, _: open_onnx(path), package="onnxruntime", where="cpu"),
+    "openvino": Kind(".onnx", export_onnx, lambda path, _: open_openvino(path), package="openvino", where="cpu"),
+    "tensorrt": Kind(".engine", export_engine, open_engine, made_engine, package="tensorrt", where="cuda"),
+}
+RUNTIMES = (EAGER, COMPILE, *KINDS)
+
+
 def check_runtime(name: str) -> None:
-    """Raises ConfigError unless there is a runtime of this name."""
+    """Raises ConfigError unless there is a runtime or a file of this name, WeightsError for a file without record."""
     if name not in RUNTIMES:
-        raise ConfigError(f"there is no runtime {name!r}; choose one of {', '.join(RUNTIMES)}")
+        for file in exported_files(name):
+            read_made(file)
 
 
 def choose_runtime(networks: Networks, name: str, folder: Path, tell: Callable[[str], object] = unheard) -> Networks:
-    """The networks with their window pass computed by one of `RUNTIMES`.
+    """The networks with their window pass computed by one of `RUNTIMES`, or by files of `personalive export`.
 
-    onnxruntime and openvino take one ONNX file for each number of keyframes: made at the first time, which takes a
-    minute for the built-in model, and kept in `folder` under a name that stands for everything inside.
+    Those of `KINDS` take one file for each number of keyframes: made at the first time, which takes a minute for the
+    built-in model, and kept in `folder` under a name that stands for everything inside. A `name` that is none of them
+    is the path of such a file, or of a folder of them; for other numbers of keyframes the UNet goes its own way.
 
     Raises:
-        ConfigError: there is no such runtime, it is not installed, or it is for a CPU in float32 only.
+        ConfigError: there is no such runtime, it is not installed, or it is for another device.
         OutputError: the files cannot be written.
+        WeightsError: a file was made for another model, device or precision, or is damaged.
     """
-    check_runtime(name)
     if name == EAGER:
         return networks
     if name == COMPILE:
         return compile_window(networks)
-    parameter = next(own_unet(networks).parameters())
-    if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
-        raise ConfigError(f"the runtime {name} is for the CPU in float32: take --device cpu, or --runtime {COMPILE}")
-    importlib.import_module(name)  # before minutes of work for nothing
-    files = window_files(networks, folder, tell)
-    return swap(networks, {count: each_session(unflattened(OPENERS[name](file))) for count, file in enumerate(files)})
+    if name in KINDS:
+        KINDS[name].check(name, networks)
+        files = dict.fromkeys(window_files(networks, KINDS[name], folder, tell), name)
+    else:
+        files = {file: kind for file in exported_files(name) if (kind := kind_of(file))}
+    windows: dict[int, WindowPass] = {}
+    wanted: dict[str, Made] = {}
+    for file, kind in files.items():
+        if kind not in wanted:
+            KINDS[kind].check(kind, networks)
+            wanted[kind] = KINDS[kind].made(networks)
+        made = read_made(file)
+        made.check(file, wanted[kind])
+        windows[made.keyframes] = each_session(unflattened(KINDS[kind].open(file, networks)))
+    return swap(networks, windows)
 
 
-def window_files(networks: Networks, folder: Path, tell: Callable[[str], object] = unheard) -> list[Path]:
-    """The ONNX files for 0, 1, ... keyframes; what is not there is made. Raises OutputError, ConfigError."""
-    stem = f"{networks.config.name}-{fingerprint(networks)}"
-    paths = [folder / f"{stem}-{count}.onnx" for count in range(networks.config.stream.keyframes + 1)]
+def exported_files(name: str) -> list[Path]:
+    """A file of the window pass, or all that are in a folder. Raises ConfigError where there is none."""
+    path = Path(name)
+    files = sorted(path.iterdir()) if path.is_dir() else [path] if path.is_file() else []
+    known = [file for file in files if kind_of(file) is not None]
+    if known:
+        return known
+    if path.exists():
+        suffixes = ", ".join(dict.fromkeys(kind.suffix for kind in KINDS.values()))
+        raise ConfigError(f"{name} is no file of a window pass ({suffixes}), nor a folder with one")
+    raise ConfigError(
+        f"there is no runtime {name!r}; choose one of {', '.join(RUNTIMES)}, or a file that `personalive export` wrote"
+    )
+
+
+def kind_of(file: Path) -> str | None:
+    """Which of `KINDS` reads a file, by its ending."""
+    return next((name for name, kind in KINDS.items() if kind.suffix == file.suffix), None)
+
+
+def window_files(networks: Networks, kind: Kind, folder: Path, tell: Callable[[str], object] = unheard) -> list[Path]:
+    """The files for 0, 1, ... keyframes; what is not there is made. Raises OutputError, ConfigError."""
+    digest = hashlib.sha256(str(kind.made(networks)).encode()).hexdigest()[:16]
+    numbers = range(networks.config.stream.keyframes + 1)
+    paths = [folder / f"{networks.config.name}-{digest}-{count}{kind.suffix}" for count in numbers]
     absent = [count for count, path in enumerate(paths) if not path.is_file()]
     if absent:
-        size = len(absent) * sum(tensor.nbytes for tensor in own_unet(networks).parameters())
+        weights = sum(tensor.nbytes for tensor in own_unet(networks).parameters()) if kind.heavy else SPARE
+        size = len(absent) * weights
         tell(f"making {len(absent)} files of the window pass in {folder}, once for this model: {size / 1e6:.0f} MB")
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -74,17 +145,8 @@ def window_files(networks: Networks, folder: Path, tell: Callable[[str], object]
         if free < size + SPARE:
             raise OutputError(f"{folder}: {size / 1e9:.2f} GB are needed, {free / 1e9:.2f} GB of the disk are free")
     for count in absent:
-        export_onnx(networks, paths[count], count)
+        kind.write(networks, paths[count], count)
     return paths
-
-
-def fingerprint(networks: Networks) -> str:
-    """16 digits that change with the denoising UNet's weights, the configuration and torch's version."""
-    digest = hashlib.sha256(f"{torch.__version__} {to_json(networks.config)}".encode())
-    for key, tensor in own_unet(networks).state_dict().items():
-        digest.update(key.encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
 
 
 def each_session(one: WindowPass) -> WindowPass:

@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from personalive.acceleration.runtimes import FlatRun, open_onnx
+from personalive.acceleration.made import Made, made_for
+from personalive.acceleration.runtimes import FlatRun
 from personalive.acceleration.shapes import Shapes
-from personalive.acceleration.swap import WindowPass, append, own_unet, swap
+from personalive.acceleration.swap import WindowPass, append, own_unet
 from personalive.contracts import KeyValues, MotionSignals, Networks
 from personalive.errors import ConfigError, OutputError, WeightsError
 from personalive.models.denoising_unet import DenoisingUNet
@@ -84,21 +85,15 @@ def export_onnx(networks: Networks, path: str | Path, keyframes: int = 0) -> Pat
     )
     assert program is not None
     large = sum(p.numel() * p.element_size() for p in own_unet(networks).parameters()) > 2**31 - 2**24
-    return in_place(path, lambda temporary: program.save(str(temporary), external_data=large))
-
-
-def use_onnx(networks: Networks, path: str | Path, keyframes: int = 0, providers: Sequence[str] = ()) -> Networks:
-    """The networks with onnxruntime computing the window pass of an exported file.
-
-    Raises:
-        WeightsError: the file cannot be read.
-    """
-    return swap(networks, {keyframes: unflattened(open_onnx(path, providers))})
+    made = made_for(networks, keyframes)
+    return in_place(path, lambda temporary: program.save(str(temporary), external_data=large), made)
 
 
 @torch.no_grad()
 def export_package(networks: Networks, path: str | Path, keyframes: int = 0) -> Path:
     """Compile the window pass ahead of time for the networks' device: a .pt2 package that needs no compiling later.
+
+    The weights stay outside, so that packages for several numbers of keyframes share them with the networks.
 
     Raises:
         OutputError: it cannot be written, or not under this name.
@@ -108,20 +103,38 @@ def export_package(networks: Networks, path: str | Path, keyframes: int = 0) -> 
         raise OutputError(f"{path}: a compiled package ends in .pt2")
     program = torch.export.export(FlatWindow(own_unet(networks)).eval(), example(networks, keyframes), strict=False)
     compiler: Callable[..., str] = torch._inductor.aoti_compile_and_package
-    return in_place(path, lambda temporary: compiler(program, package_path=str(temporary)))
+    settings = {"aot_inductor.package_constants_in_so": False}
+    return in_place(
+        path,
+        lambda temporary: compiler(program, package_path=str(temporary), inductor_configs=settings),
+        made_package(networks, keyframes),
+    )
 
 
-def use_package(networks: Networks, path: str | Path, keyframes: int = 0) -> Networks:
-    """The networks with a compiled package computing the window pass.
+def made_package(networks: Networks, keyframes: int = 0) -> Made:
+    """The record of a compiled package."""
+    return made_for(networks, keyframes, device=True, software=f"torch {torch.__version__}")
+
+
+def open_package(path: Path, networks: Networks) -> FlatRun:
+    """A compiled package that computes with the weights of these networks, which it was made for.
 
     Raises:
-        WeightsError: the package cannot be read.
+        WeightsError: the package cannot be read, or asks for other weights.
     """
+    weights = FlatWindow(own_unet(networks)).state_dict()
     try:
-        loaded: Any = torch._inductor.aoti_load_package(str(path))
+        package: Any = torch._inductor.aoti_load_package(str(path))
+        wanted = {name: weights[name] for name in package.get_constant_fqns()}
+        package.load_constants(wanted, check_full_update=True, user_managed=True)
     except Exception as error:  # a damaged archive can fail anywhere in the reader
         raise WeightsError(f"{path} is no package of a window pass for this machine: export it again") from error
-    return swap(networks, {keyframes: unflattened(loaded)})
+
+    def run(*flat: Tensor) -> Tensor:
+        prediction: Tensor = package(*flat)
+        return prediction
+
+    return run
 
 
 def unflattened(run: FlatRun) -> WindowPass:
@@ -135,12 +148,13 @@ def unflattened(run: FlatRun) -> WindowPass:
     return window
 
 
-def in_place(path: Path, write: Callable[[Path], object]) -> Path:
+def in_place(path: Path, write: Callable[[Path], object], made: Made) -> Path:
     """What `write` writes under the same name in a folder of its own, moved when it is complete, companions first."""
     workshop = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         workshop.mkdir()
         write(workshop / path.name)
+        made.write(workshop / path.name)
         for file in sorted(workshop.iterdir(), key=lambda file: file.name == path.name):
             file.replace(path.with_name(file.name))
     except OSError as error:

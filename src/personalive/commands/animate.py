@@ -31,7 +31,11 @@ def animate_portrait(
     memory: Annotated[str, typer.Option(help="For large models: auto, or the GPU's size: 24GB, 12GB, 8GB.")] = "auto",
     decoder: Annotated[str, typer.Option(help="vae (the model's own), taesd (tiny, downloaded), or a file.")] = "vae",
     runtime: Annotated[
-        str, typer.Option(help="What computes the UNet: eager, compile; on a CPU also onnxruntime, openvino.")
+        str,
+        typer.Option(
+            help="What computes the UNet: eager, compile, aoti (compiled once, kept); on a CPU also onnxruntime, "
+            "openvino, on a GPU tensorrt; or a file (or a folder of them) that `personalive export` wrote."
+        ),
     ] = "eager",
     seed: Annotated[int, typer.Option(help="Equal seeds give equal videos.")] = 0,
     max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,

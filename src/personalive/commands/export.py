@@ -41,4 +41,7 @@ def export_window(
     networks = PersonaLive.from_pretrained(model, device, dtype, tell=lambda line: typer.echo(line, err=True)).networks
     write = {"onnx": export_onnx, "aoti": export_package, "tensorrt": export_engine}[to]
     written = write(networks, output, keyframes)
-    typer.echo(f"{written}: {written.stat().st_size / 1e6:.1f} MB, {keyframes} keyframes")
+    size = written.stat().st_size / 1e6
+    typer.echo(
+        f"{written}: {size:.1f} MB, {keyframes} keyframes, with {written.name}.json; use it by --runtime {written}"
+    )

@@ -32,7 +32,11 @@ def measure_speed(
     image_size: Annotated[int | None, typer.Option(help="With --random: another side of the pictures.")] = None,
     decoder: Annotated[str, typer.Option(help="vae (the model's own), taesd (tiny), or a file.")] = "vae",
     runtime: Annotated[
-        str, typer.Option(help="What computes the UNet: eager, compile; on a CPU also onnxruntime, openvino.")
+        str,
+        typer.Option(
+            help="What computes the UNet: eager, compile, aoti (compiled once, kept); on a CPU also onnxruntime, "
+            "openvino, on a GPU tensorrt; or a file (or a folder of them) that `personalive export` wrote."
+        ),
     ] = "eager",
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:

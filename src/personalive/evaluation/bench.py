@@ -22,8 +22,8 @@ from personalive.acceleration.decoder import SwappedDecoder, random_tiny_decoder
 from personalive.acceleration.shapes import Shapes, stages_of
 from personalive.config import ModelConfig, override
 from personalive.contracts import Keyframes, KeyValues, Networks
-from personalive.device import describe_device
-from personalive.media.frames import Pixels, to_uint8, to_unit
+from personalive.device import describe_device, fetch, send
+from personalive.media.frames import Pixels, as_levels, from_levels, to_levels
 from personalive.motion import signals
 from personalive.streaming import engine
 from personalive.streaming.state import StreamState
@@ -220,7 +220,7 @@ class _Session:
         return (self._bring, self._observe, self._drive, self._denoise, self._decode, self._fetch)
 
     def _bring(self) -> None:
-        self.given["images"] = torch.cat([to_unit(frame) for frame in self.frames]).to(self.device)
+        self.given["images"] = torch.cat([from_levels(send(as_levels(frame), self.device)) for frame in self.frames])
 
     def _observe(self) -> None:
         self.given["seen"] = signals.observe(self.networks, self.given["images"])
@@ -236,7 +236,7 @@ class _Session:
         self.given["frames"] = self.networks.autoencoder.decode(latents.to(self.reference.latents.dtype))
 
     def _fetch(self) -> None:
-        self.given["pixels"] = to_uint8(self.given["frames"])
+        self.given["pixels"] = fetch(to_levels, self.given["frames"]).wait().numpy()
 
 
 def _without_admission(networks: Networks, keyframes: int) -> Networks:

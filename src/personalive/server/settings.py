@@ -35,7 +35,7 @@ class Settings(BaseSettings):
     """The model's own, "taesd" (tiny), or a file."""
 
     runtime: str = "eager"
-    """What computes the UNet: eager, compile; on a CPU also onnxruntime, openvino."""
+    """What computes the UNet: eager, compile, aoti, onnxruntime, openvino, tensorrt, or an exported file's path."""
 
     token: Annotated[str, Field(pattern=r"^[A-Za-z0-9._~-]{8,}$")] | None = None
     """What a client must show; needed on any address but loopback, where one is made if none is set."""
