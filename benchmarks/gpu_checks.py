@@ -120,7 +120,7 @@ def golden_error(dtype: torch.dtype) -> Callable[[Networks, bool], dict[str, Any
             exact = golden_frames(whole, 14)
             for module in modules(whole).values():
                 module.to(dtype)
-            apart = (golden_frames(whole, 14).float() - exact).abs()
+            apart = (golden_frames(whole, 14) - exact).abs()
         filled_networks.cache_clear()
         return {"mean": round(apart.mean().item(), 4), "largest": round(apart.max().item(), 1)}
 

@@ -91,7 +91,7 @@ def golden_frames(networks: Networks, steps: int) -> Tensor:
         driving = signals.drive(networks, own, first, signals.observe(networks, driving_chunk(step)))
         state, latents = engine.step(networks, state, driving, noise(1 + step, 4).to(device))
         frames.append(networks.autoencoder.decode(latents[0].to(features.latents.dtype)))
-    return torch.cat(frames) * 255
+    return torch.cat(frames).float() * 255
 
 
 def builtin_frames(networks: Networks, chunks: int) -> Tensor:

@@ -29,7 +29,7 @@ def serve_live(
         str | None,
         typer.Option(
             help="What computes the UNet: eager, compile, aoti (compiled once, kept); on a CPU also onnxruntime, "
-            "openvino, on a GPU tensorrt; or a file (or a folder of them) that `personalive export` wrote [default: eager]."
+            "openvino, on a GPU tensorrt; or a file (or a folder of them) of `personalive export` [default: eager]."
         ),
     ] = None,
     token: Annotated[str | None, typer.Option(help="What clients must show; made up where needed and not set.")] = None,
