@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import os
 import platform
 import subprocess
 import time
@@ -42,15 +43,30 @@ class Row:
 
 def provenance(model: str, config: str = "not stated") -> dict[str, str]:
     """What every figure has to say about itself: model, config, commit, machine, torch and date."""
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{platform.machine()} CPU"
     return {
         "model": model,
         "config": config,
         "commit": _commit(),
-        "machine": f"{device}, {torch.get_num_threads()} threads, {platform.system()}",
+        "machine": _machine(),
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
     }
+
+
+def _machine() -> str:
+    """Device, threads, and how busy it is: a speed that was measured beside other work says so."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else _processor()
+    busy = f", load {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
+    return f"{device}, {torch.get_num_threads()} threads of {os.cpu_count()} cores{busy}, {platform.system()}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, f"{platform.machine()} CPU")
 
 
 @functools.cache
@@ -67,19 +83,17 @@ def _commit() -> str:
 
 def markdown(rows: Sequence[Row], source: dict[str, str]) -> str:
     """A table with a line for each row; "not measured" where there is no number."""
-    lines = [
-        ", ".join(f"{name}: {value}" for name, value in source.items()),
-        "",
-        "| | measure | mean | 95 % | cases | asked | reached |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    asked = any(row.goal is not None for row in rows)
+    head = ["", "measure", "mean", "95 %", "cases", *["asked", "reached"] * asked]
+    lines = [", ".join(f"{name}: {value}" for name, value in source.items()), "", f"| {' | '.join(head)} |"]
+    lines.append("|---" * len(head) + "|")
     for row in rows:
         e = row.estimate
         goal = "" if row.goal is None else f"{'>=' if row.higher else '<='} {row.goal:g}"
         met = {None: "", True: "yes", False: "no"}[row.met]
         interval = f"{e.low:.4f} .. {e.high:.4f}" if e.count > 1 else ""
         number = f"{e.mean:.4f} | {interval}" if e.count else "not measured | "
-        lines.append(f"| {row.section} | {row.measure} | {number} | {e.count} | {goal} | {met} |")
+        lines.append(f"| {row.section} | {row.measure} | {number} | {e.count} |" + f" {goal} | {met} |" * asked)
     return "\n".join(lines)
 
 
