@@ -8,6 +8,7 @@ import io
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,8 @@ from personalive.evaluation.page import MOST_MEDIA, Report, Shown, page
 from personalive.evaluation.score import VideoFigures
 from personalive.evaluation.score import score as score_case
 from personalive.evaluation.scores import summarise
-from toy_cases import FRAMES, SIDE, BrightnessReader, Folders, make_folders, video
+from personalive.media.frames import Pixels
+from toy_cases import FRAMES, SIDE, BrightnessReader, Folders, frame, make_folders, video
 from toy_video import all_frames, make_video
 
 
@@ -35,6 +37,10 @@ def command(capsys: pytest.CaptureFixture[str]) -> Command:
 @pytest.fixture
 def folders(tmp_path: Path) -> Folders:
     return make_folders(tmp_path)
+
+
+def lossless(path: Path, draw: Callable[[int], Pixels]) -> Path:
+    return make_video(path, FRAMES, size=(SIDE, SIDE), draw=draw, codec="ffv1", pixel_format="bgr0")
 
 
 def only(folders: Folders, cross: bool = False) -> Case:
@@ -67,6 +73,37 @@ class TestScore:
         assert late["MS-SSIM"] < perfect["MS-SSIM"]
         assert late["follows mouth"] < 0.9
         assert late["change ratio"] == pytest.approx(1, abs=0.1)
+
+    def test_noise_of_known_size(self, folders: Folders) -> None:
+        def clipped(index: int) -> Pixels:
+            return np.clip(frame(index), 10, 245)
+
+        def noisy(index: int) -> Pixels:
+            """Every other column 10 levels off, up and down by turns."""
+            pixels = clipped(index)
+            pixels[:, ::2] += np.uint8(10)
+            pixels[:, 1::2] -= np.uint8(10)
+            return pixels
+
+        for folder, draw in ((folders[1], clipped), (folders[0], noisy)):
+            lossless(folder / "a.mkv", draw)
+        figures = score(only(folders)).figures
+        assert figures["L1"] == pytest.approx(10 / 255, rel=1e-5)
+        assert figures["PSNR"] == pytest.approx(-20 * math.log10(10 / 255), rel=1e-5)
+        assert figures["SSIM"] < 0.9
+        assert figures["temporal error"] == pytest.approx(0, abs=1e-6)  # it stands still
+        assert figures["follows mouth"] == pytest.approx(1, abs=1e-6)  # and is as bright
+
+    def test_swapped_videos_follow_the_wrong_driver(self, folders: Folders, tmp_path: Path) -> None:
+        def slow(index: int) -> Pixels:
+            return frame(index // 3, delay=7)
+
+        other = lossless(tmp_path / "slow.mkv", slow)
+        right = only(folders)
+        assert score(dataclasses.replace(right, generated=other, driving=other)).figures["follows yaw"] > 0.999
+        swapped = score(dataclasses.replace(right, generated=other)).figures
+        assert swapped["follows yaw"] < 0.7
+        assert swapped["L1"] > 0.03
 
     def test_cross_knows_whose_colour_it_is(self, folders: Folders) -> None:
         blue = (40, 60, 220)

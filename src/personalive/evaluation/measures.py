@@ -15,10 +15,11 @@ GROUPS: dict[str, dict[str, bool | None]] = {
         "ID-SIM": True, "identity cosine, box crop": True, "identity distance": False, "nearer to the portrait": True,
         "identity drift": False,
     },
-    "Following the driver": {
+    "Following the driver, by an independent tracker": {
         "AED": False, "APD": False, **{f"follows {name}, mesh": True for name in MESH_SIGNALS},
-        "face found, mesh": True, **{f"follows {name}": True for name in SIGNALS},
+        "face found, mesh": True,
     },
+    "Following the driver, as the yardstick sees both": {f"follows {name}": True for name in SIGNALS},
     "Rendered people: the driver is known exactly, the output is read by the yardstick": {
         "expression error": False, "expression error, seen": False, "pose error": False, "pose error, seen": False,
         **{f"{name} to truth{seen}": True for name in SIGNALS for seen in ("", ", seen")},

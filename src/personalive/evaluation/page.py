@@ -28,12 +28,16 @@ body { font: 16px/1.5 system-ui, sans-serif; background: var(--paper); color: va
   margin: 0 auto; padding: 1rem; }
 h1 { margin-bottom: .25rem; } h2 { margin-top: 2.2rem; } h3 { margin-bottom: .3rem; }
 .note, dd { color: var(--soft); font-size: .9rem; } .note { margin-top: .3rem; }
-.scroll { overflow-x: auto; }
+.scroll { overflow-x: auto; margin-bottom: .8rem; }
+.glance { display: flex; flex-wrap: wrap; gap: .6rem; }
+.glance div { background: var(--shade); border-radius: .5rem; padding: .5rem .9rem; }
+.glance b { display: block; font-size: 1.35rem; } .glance span { color: var(--soft); font-size: .85rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: right; white-space: nowrap; }
 th { font-weight: 600; } th:first-child, td:first-child { text-align: left; position: sticky; left: 0;
   background: var(--paper); white-space: normal; min-width: 7rem; overflow-wrap: anywhere; }
 .part th { padding-top: .9rem; color: var(--soft); white-space: normal; }
+.part span { display: block; max-width: 85vw; }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .1rem 1rem; }
 dt { font-weight: 600; } dd { margin: 0; }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); gap: 1rem 1.5rem; }
@@ -53,6 +57,18 @@ _SPEED_REMARK = (
     "is computed: the window's frames at the driver's rate (or the model's, if that is slower) and one chunk's work, "
     "without transport and display."
 )
+_WHOSE = {"self": ", own video", "cross": ", another person", "speed": ""}
+_GLANCE = (
+    (("self", "SSIM"),),
+    (("self", "LPIPS"), ("self", "L1")),
+    (("cross", "ID-SIM"), ("cross", "nearer to the portrait")),
+    tuple((section, name) for name in ("follows yaw, mesh", "follows yaw") for section in ("cross", "self")),
+    tuple((section, name) for name in ("follows mouth, mesh", "follows mouth") for section in ("cross", "self")),
+    (("speed", SPEED),),
+    (("speed", "chunk time, s"),),
+)
+"""Of each the first that was measured is shown at the top."""
+
 _PLANES = (
     ("SSIM", "LPIPS", "L1"),
     ("ID-SIM", "identity distance"),
@@ -88,6 +104,7 @@ def page(report: Report) -> str:
     parts = [
         heading(report.source["model"]),
         f"<p class=note>{len(report.videos)} videos scored, {len(report.problems)} left out</p>",
+        _glance(report.rows),
         _left_out(report.problems),
         *(_section(section, title, report) for section, title in _SECTIONS.items()),
         _missing(report),
@@ -107,6 +124,16 @@ def heading(title: str) -> str:
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
         f"<title>Evaluation: {escape(title)}</title><style>{_STYLE}{plots.STYLE}</style><h1>{escape(title)}</h1>"
     )
+
+
+def _glance(rows: Sequence[Row]) -> str:
+    """The first known measure of each kind, large."""
+    means = {(row.section, row.measure): row.estimate.mean for row in rows if not math.isnan(row.estimate.mean)}
+    found = [next((key for key in kinds if key in means), None) for kinds in _GLANCE]
+    tiles = "".join(
+        f"<div><b>{number(means[key])}</b><span>{escape(key[1])}{_WHOSE[key[0]]}</span></div>" for key in found if key
+    )
+    return f"<div class=glance>{tiles}</div>" if tiles else ""
 
 
 def _left_out(problems: Sequence[str]) -> str:
@@ -161,7 +188,7 @@ def _missing(report: Report) -> str:
     if not missing:
         return ""
     entries = "".join(f"<dt>{escape(name)}</dt><dd>{escape(how)}</dd>" for name, how in missing.items())
-    said = note("Published measures that this run lacks, and what each needs.")
+    said = note("What this run lacks, and what each needs.")
     return f"<h2>Not measured</h2>{said}<dl>{entries}</dl>"
 
 
@@ -221,9 +248,17 @@ def _cases(report: Report) -> list[str]:
         kind = "another person drives" if video.cross else "its own video drives"
         texts.append(
             f"<details{' open' if place < _OPEN else ''}><summary>{escape(video.name)} <span>{video.frames} frames, "
-            f"{kind}</span></summary>{media}<div class=grid>{''.join(_courses(video))}</div></details>"
+            f"{kind}</span></summary>{media}<div class=grid>{''.join(_courses(video))}</div>{_taken(video)}</details>"
         )
     return texts
+
+
+def _taken(video: VideoFigures) -> str:
+    """When and where a case was measured, and animated."""
+    parts = [video.source[name] for name in ("date", "commit", "machine") if name in video.source]
+    told = [f"Measured {', '.join(parts)}."] if parts else []
+    told += [f"Animated {video.source['animated']}."] if "animated" in video.source else []
+    return note(" ".join(told)) if told else ""
 
 
 def _courses(video: VideoFigures) -> list[str]:
@@ -245,7 +280,7 @@ def table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
     def row(line: Sequence[str]) -> str:
         if len(line) == 1:
-            return f"<tr class=part><th colspan={len(head)}>{escape(line[0])}</th></tr>"
+            return f"<tr class=part><th colspan={len(head)}><span>{escape(line[0])}</span></th></tr>"
         return "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in line) + "</tr>"
 
     body = "".join(map(row, lines))
