@@ -276,3 +276,11 @@ def test_the_page_has_a_size(folders: Folders) -> None:
     figures = score(only(folders))
     assert "the page is full" not in page(report(figures, {"a": Shown(b"s", b"c", "")}))
     assert "the page is full" in page(report(figures, {"a": Shown(b"s", bytes(MOST_MEDIA), "")}))
+
+
+def test_a_driver_who_holds_still_is_not_followed(folders: Folders) -> None:
+    for folder in folders[:2]:
+        lossless(folder / "a.mkv", lambda index: np.full((SIDE, SIDE, 3), 120 + index % 2, np.uint8))
+    figures = score(only(folders)).figures
+    assert math.isnan(figures["follows yaw"])  # half a degree to and fro, were brightness degrees
+    assert figures["follows mouth"] == pytest.approx(1)

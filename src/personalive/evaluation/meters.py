@@ -12,6 +12,7 @@ import torch
 from personalive.evaluation import metrics
 from personalive.evaluation.animator import Reader
 from personalive.evaluation.exact import Exact, exact_figures
+from personalive.evaluation.expression import MOVES
 from personalive.evaluation.long_stream import drift
 from personalive.evaluation.mesh import MESH_SIGNALS, MeshTracker, Tracked, mesh_figures
 from personalive.evaluation.networks import CLIP_FRAMES, FaceNetwork, IdentityNetwork, VideoNetwork
@@ -19,6 +20,10 @@ from personalive.evaluation.statistics import correlation
 from personalive.evaluation.temporal import Distance, TemporalMeter
 from personalive.evaluation.yardstick import IDENTITY_SIZE, SIGNALS, Array, identity_distance
 from personalive.media.frames import Pixels, to_unit
+
+STEADY = 1.5
+"""Least standard deviation of an angle that the yardstick reads in a driver, degrees, two to three times its own noise
+on real drivers whose heads are held: below it there is no turning to follow. Of expression: `expression.MOVES`."""
 
 MOST_PSNR = 100.0  # of a frame, dB: equal frames would make every mean infinite
 
@@ -361,7 +366,9 @@ class _Seen:
         return np.asarray(self.signals()[:, SIGNALS.index(name)])
 
     def follows(self, driver: _Seen, name: str) -> float:
-        """Correlation of a signal with the driver's, over the frames in which both show a face."""
+        """Correlation of a signal with the driver's, over the frames in which both show a face; NaN: it hardly moves."""
         mine, theirs = self.signal(name), driver.signal(name)
         known = ~np.isnan(mine) & ~np.isnan(theirs)
+        if not known.any() or theirs[known].std() < MOVES.get(name, STEADY):
+            return float("nan")
         return correlation(mine[known], theirs[known])
