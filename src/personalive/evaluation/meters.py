@@ -366,7 +366,7 @@ class _Seen:
         return np.asarray(self.signals()[:, SIGNALS.index(name)])
 
     def follows(self, driver: _Seen, name: str) -> float:
-        """Correlation of a signal with the driver's, over the frames in which both show a face; NaN: it hardly moves."""
+        """Correlation of a signal with the driver's, in frames in which both show a face; NaN: it hardly moves."""
         mine, theirs = self.signal(name), driver.signal(name)
         known = ~np.isnan(mine) & ~np.isnan(theirs)
         if not known.any() or theirs[known].std() < MOVES.get(name, STEADY):
