@@ -71,7 +71,8 @@ class FaceMesh:
             self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said)
         except OSError as error:
             raise ConfigError(f"{python} is no Python that can be run ({error.strerror}); {HOW}") from error
-        if self._answers().readline() != READY:
+        if self._answers().readline(1000) != READY:
+            self._process.kill()
             self._process.wait()
             raise ConfigError(f"--face-mesh {python}: {self._last_line()}; {HOW}")
 
