@@ -21,6 +21,7 @@ from typing import Any
 
 import gpu_checks
 import torch
+from quantisation import Fp8, replaced
 from torch import Tensor
 
 from personalive import config as configs
@@ -101,6 +102,11 @@ def tiny(networks: Networks, given: Try) -> Networks:
     return networks if given.dry else random_tiny_decoder(networks)
 
 
+def fp8(networks: Networks, given: Try) -> Networks:
+    """Linear layers of the UNet in eight bits, compiled."""
+    return compiled()(replaced(networks, Fp8), given)
+
+
 HALF, BRAIN = torch.float16, torch.bfloat16
 ROWS: dict[str, tuple[torch.dtype, Change]] = {
     "eager fp16": (HALF, as_it_is),
@@ -109,6 +115,7 @@ ROWS: dict[str, tuple[torch.dtype, Change]] = {
     "fp16, compiled, CUDA graphs": (HALF, compiled("reduce-overhead")),
     "fp16, package": (HALF, exported("aoti")),
     "fp16, TensorRT": (HALF, exported("tensorrt")),
+    "bf16, fp8 linear layers, compiled": (BRAIN, fp8),
     "eager bf16": (BRAIN, as_it_is),
     "fp16, decoder channels last": (HALF, channels_last),
     "fp16, 8GB preset": (HALF, small_card),

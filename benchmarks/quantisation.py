@@ -23,9 +23,8 @@ from parity_fill import golden
 from personalive.contracts import Networks
 from personalive.gallery import find_driving, find_portrait
 from personalive.media.frames import load_picture, resize_picture
-from personalive.media.video import read_video
 from personalive.motion import signals
-from personalive.pipeline import PersonaLive
+from personalive.stream import Stream
 from personalive.streaming import engine
 from personalive.weights.find import open_model
 from test_stream_parity import driving_chunk, filled_networks, noise
@@ -68,17 +67,42 @@ class Rounded(nn.Module):
         return functional.linear(self.given(tokens), self.weight, self.bias)
 
 
-def rounded(networks: Networks, path: str) -> Networks:
-    """The networks with all linear layers of the denoising UNet but the time embedding's rounded."""
-    unet = copy.deepcopy(networks.denoising_unet)
-    chosen = [name for name, part in unet.named_modules() if isinstance(part, nn.Linear) and "time_emb" not in name]
-    for name in chosen:
-        parent, _, own = name.rpartition(".")
-        layer = unet.get_submodule(name)
-        assert isinstance(layer, nn.Linear)
-        setattr(unet.get_submodule(parent), own, Rounded(layer, *PATHS[path]))
-    print(f"{path}: {len(chosen)} layers", flush=True)
+class Fp8(nn.Module):
+    """What `Rounded` says of fp8, computed in eight bits: on a GPU from Ada or Hopper on, in bfloat16, or on a CPU."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        scale = layer.weight.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / FP8_MOST  # (V, 1)
+        self.scale, self.bias = scale, layer.bias
+        self.weight = (layer.weight / scale).to(torch.float8_e4m3fn)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """(..., W) -> (..., V)."""
+        rows = tokens.flatten(0, -2)  # (N, W)
+        scale = rows.float().abs().amax(dim=1, keepdim=True).clamp(min=1e-12) / FP8_MOST
+        given = (rows / scale).to(torch.float8_e4m3fn)
+        product = torch._scaled_mm(given, self.weight.mT, scale, self.scale.mT, out_dtype=tokens.dtype)
+        return (product if self.bias is None else product + self.bias).view(*tokens.shape[:-1], -1)
+
+
+def replaced(networks: Networks, change: Callable[[nn.Linear], nn.Module]) -> Networks:
+    """The networks with all linear layers of the denoising UNet changed but those of the time embedding."""
+    unet, count = copy.deepcopy(networks.denoising_unet), 0
+    for name, layer in list(unet.named_modules()):
+        if not isinstance(layer, nn.Linear) or "time_emb" in name:
+            continue
+        # The kernels take sides that are multiples of 16, as all of the official model's are.
+        if layer.in_features % 16 == layer.out_features % 16 == 0:
+            parent, _, own = name.rpartition(".")
+            setattr(unet.get_submodule(parent), own, change(layer))
+            count += 1
+    print(f"{count} layers replaced", flush=True)
     return dataclasses.replace(networks, denoising_unet=unet)
+
+
+def rounded(networks: Networks, path: str) -> Networks:
+    """The networks with rounded layers."""
+    return replaced(networks, lambda layer: Rounded(layer, *PATHS[path]))
 
 
 def golden_frames(networks: Networks, steps: int) -> Tensor:
@@ -96,12 +120,14 @@ def golden_frames(networks: Networks, steps: int) -> Tensor:
 
 def builtin_frames(networks: Networks, chunks: int) -> Tensor:
     """A built-in portrait driven by the built-in clip, 255 levels."""
+    from personalive.media.video import read_video  # not above: gpu.py runs where no video can be read
+
     side, config = networks.config.image_size, networks.config.stream
     with read_video(find_driving("builtin")) as video:
         count = config.lead_in_frames + chunks * config.chunk_frames
         driving = np.stack([resize_picture(frame.pixels, side) for frame in islice(video, count)])
     portrait = resize_picture(load_picture(find_portrait("ada")), side)
-    return torch.from_numpy(PersonaLive(networks).start(portrait).push(driving)).float()
+    return torch.from_numpy(Stream(networks, portrait).push(driving)).float()
 
 
 @torch.inference_mode()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -47,6 +48,17 @@ def test_a_row_that_fails_costs_no_other(gpu: Any, tmp_path: Path, monkeypatch: 
     checked, failed = (json.loads(line) for line in (tmp_path / "gpu.json").read_text().splitlines())
     assert checked["waits"] == 0
     assert (failed["keyframes"], failed["failed"]) == ("0 keyframes", "ZeroDivisionError: division by zero")
+
+
+@torch.inference_mode()
+def test_eight_bits_compute_what_was_simulated(gpu: Any) -> None:
+    import quantisation
+
+    torch.manual_seed(0)
+    layer, tokens = torch.nn.Linear(32, 48), torch.randn(2, 5, 32)
+    expected = quantisation.Rounded(layer, *quantisation.PATHS["fp8"])(tokens)
+    torch.testing.assert_close(quantisation.Fp8(layer)(tokens), expected, rtol=1e-5, atol=1e-5)
+    assert 1e-3 < (expected - layer(tokens)).abs().max() < 0.2
 
 
 @pytest.mark.slow
