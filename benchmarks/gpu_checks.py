@@ -16,7 +16,7 @@ from torch import nn
 from personalive.config import ModelConfig, override
 from personalive.contracts import Networks
 from personalive.media.frames import Pixels
-from personalive.stream import Painting, Stream, begin_together
+from personalive.stream import Painting, Stream, begin_together, paint_together
 from personalive.weights.load import build_networks, modules
 from test_stream_parity import filled_networks
 
@@ -48,14 +48,17 @@ def started(networks: Networks, keyframes: int = 3) -> tuple[Stream, Pixels]:
     return Stream(dataclasses.replace(networks, config=config), frames[0]), frames
 
 
-def stream(networks: Networks, chunks: int, beside: bool, late: int) -> list[Pixels]:
-    """So many chunks, each taken when `late` more have begun."""
+def stream(networks: Networks, chunks: int, beside: bool, late: int | None) -> list[Pixels]:
+    """So many chunks, each taken when `late` more have begun; None: frame by frame, as live does."""
     own, frames = started(networks)
     painted: list[Pixels] = []
     begun: deque[Painting] = deque()
     for number in range(chunks):
         for frame in np.roll(frames, number, axis=1):
             own.feed(frame)
+        if late is None:
+            painted += [frames for (frames,) in paint_together([own])]
+            continue
         begun += begin_together([own], beside)
         while len(begun) > late:
             painted.append(begun.popleft().frames())
@@ -90,10 +93,16 @@ def waits(networks: Networks, dry: bool) -> dict[str, Any]:
 
 
 def rates(networks: Networks, dry: bool) -> dict[str, Any]:
-    """Frames per second from numpy to numpy: decoded after or beside the UNet, taken at once or one chunk late."""
+    """Frames per second from numpy to numpy: frame by frame, or decoded after or beside the UNet, at once or late."""
     chunks, cuda = 6 if dry else 20, next(networks.denoising_unet.parameters()).is_cuda
     found: dict[str, Any] = {}
-    for name, beside, late in (("at once", False, 0), ("one late", False, 1), ("one late, beside", True, 1)):
+    tried: dict[str, tuple[bool, int | None]] = {
+        "frame by frame": (False, None),
+        "at once": (False, 0),
+        "one late": (False, 1),
+        "one late, beside": (True, 1),
+    }
+    for name, (beside, late) in tried.items():
         stream(networks, 6, beside, late)
         if cuda:
             torch.cuda.synchronize()
