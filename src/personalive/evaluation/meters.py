@@ -21,9 +21,9 @@ from personalive.evaluation.temporal import Distance, TemporalMeter
 from personalive.evaluation.yardstick import IDENTITY_SIZE, SIGNALS, Array, identity_distance
 from personalive.media.frames import Pixels, to_unit
 
-STEADY = 1.5
-"""Least standard deviation of an angle that the yardstick reads in a driver, degrees, two to three times its own noise
-on real drivers whose heads are held: below it there is no turning to follow. Of expression: `expression.MOVES`."""
+STEADY = 2.0
+"""Least standard deviation of an angle that the yardstick reads in a driver, degrees, some three times its own noise
+on real drivers: below it there is no turning to follow. Of expression: `expression.MOVES`."""
 
 MOST_PSNR = 100.0  # of a frame, dB: equal frames would make every mean infinite
 

@@ -19,7 +19,7 @@ from personalive.evaluation.yardstick import Array
 from personalive.media.frames import Pixels, load_picture, resize_to
 from personalive.media.video import VideoReader, read_video
 
-VERSION = 4
+VERSION = 5
 """To be raised with every change to what a measure gives: kept scores of older versions are not taken again."""
 
 BLOCK = 25  # frames that are held and measured together
