@@ -30,7 +30,7 @@ h1 { margin-bottom: .25rem; } h2 { margin-top: 2.2rem; } h3 { margin-bottom: .3r
 .note, dd { color: var(--soft); font-size: .9rem; } .note { margin-top: .3rem; }
 .scroll { overflow-x: auto; margin-bottom: .8rem; }
 .glance { display: flex; flex-wrap: wrap; gap: .6rem; }
-.glance div { background: var(--shade); border-radius: .5rem; padding: .5rem .9rem; }
+.glance div { flex: 1 1 auto; background: var(--shade); border-radius: .5rem; padding: .5rem .9rem; }
 .glance b { display: block; font-size: 1.35rem; } .glance span { color: var(--soft); font-size: .85rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
 th, td { border-bottom: 1px solid var(--line); padding: .3rem .7rem; text-align: right; white-space: nowrap; }
