@@ -115,11 +115,11 @@ ROWS: dict[str, tuple[torch.dtype, Change]] = {
     "fp16, compiled, CUDA graphs": (HALF, compiled("reduce-overhead")),
     "fp16, package": (HALF, exported("aoti")),
     "fp16, TensorRT": (HALF, exported("tensorrt")),
-    "bf16, fp8 linear layers, compiled": (BRAIN, fp8),
     "eager bf16": (BRAIN, as_it_is),
     "fp16, decoder channels last": (HALF, channels_last),
     "fp16, 8GB preset": (HALF, small_card),
     "eager fp32": (torch.float32, as_it_is),
+    "bf16, fp8 linear layers, compiled": (BRAIN, fp8),
 }
 """What is tried, most telling first: a precision, and what is done to the networks."""
 
