@@ -49,7 +49,7 @@ def started(networks: Networks, keyframes: int = 3) -> tuple[Stream, Pixels]:
 
 
 def stream(networks: Networks, chunks: int, beside: bool, late: int | None) -> list[Pixels]:
-    """So many chunks, each taken when `late` more have begun; None: frame by frame, as live does."""
+    """So many chunks, each taken when `late` more have begun; None: the first frame first, as live can."""
     own, frames = started(networks)
     painted: list[Pixels] = []
     begun: deque[Painting] = deque()
@@ -93,11 +93,11 @@ def waits(networks: Networks, dry: bool) -> dict[str, Any]:
 
 
 def rates(networks: Networks, dry: bool) -> dict[str, Any]:
-    """Frames per second from numpy to numpy: frame by frame, or decoded after or beside the UNet, at once or late."""
+    """Frames per second from numpy to numpy: decoded the first frame first, after or beside the UNet, at once or late."""
     chunks, cuda = 6 if dry else 20, next(networks.denoising_unet.parameters()).is_cuda
     found: dict[str, Any] = {}
     tried: dict[str, tuple[bool, int | None]] = {
-        "frame by frame": (False, None),
+        "the first frame first": (False, None),
         "at once": (False, 0),
         "one late": (False, 1),
         "one late, beside": (True, 1),

@@ -80,6 +80,9 @@ class FakeModel:
     def start(self, portrait: Pixels, seed: int = 0, gains: MotionGains | None = None) -> FakeStream:
         return FakeStream(portrait, gains)
 
+    def step(self, streams: Sequence[FakeStream]) -> list[Pixels]:
+        return [np.concatenate(parts) for parts in zip(*self.paint(streams), strict=True)]
+
     def look(self, streams: Sequence[FakeStream]) -> None:
         self.looked.append([len(stream.fed) for stream in streams])
 

@@ -93,15 +93,33 @@ def test_what_has_come_of_a_chunk_is_looked_at_before_it_is_full(
     for start in range(3, 31, 4):
         viewer.put(range(start, start + 1))
         worker.step(worker._gather())
+        worker.hurries = True
         viewer.put(range(start + 1, start + 3))
+        assert not worker._begun(), "one look for a chunk, when only its last frame is missing"
+        viewer.put(range(start + 3, start + 4))
         assert worker._gather() == []
         worker.look([session])
-        assert (session.depth, session.begun, session.ready) == (2, False, False)
-        viewer.put(range(start + 3, start + 4))
-        worker.look([session])
-    assert model.looked == [[6 + 4 * i] if half == 0 else [7 + 4 * i] for i in range(7) for half in range(2)]
+        assert (session.depth, worker._begun(), session.ready) == (3, False, False)
+    assert model.looked == [[7 + 4 * i] for i in range(7)]
     assert viewer.shown == list(range(16)), "no frame is lost or comes twice"
     assert session.dropped == 0
+
+
+def test_the_worker_hurries_where_it_has_time_to_spare(model: FakeModel, clock: FakeClock) -> None:
+    throughput = Throughput(4, weight=0.0)
+    worker = Worker(model, throughput, Metrics(), wait=0.0, clock=clock)
+    viewer = Viewer(worker, clock)
+    viewer.session.driving_rate = 10.0
+    for seconds, hurries in ((0.26, False), (0.23, True), (0.28, True), (0.31, False), (0.26, False)):
+        throughput.chunk_seconds = seconds  # at 0.4 s it does nothing else
+        viewer.put(range(4))
+        worker.step(worker._gather())
+        assert worker.hurries is hurries
+        viewer.put(range(3))
+        assert worker._begun() is hurries
+        viewer.put(range(1))
+        worker.step(worker._gather())
+    assert {len(chunk.frames) for chunk in viewer.chunks} == {1, 4}
 
 
 def test_of_a_chunk_that_was_begun_the_oldest_frame_not_taken_yet_is_dropped(worker: Worker, clock: FakeClock) -> None:

@@ -197,13 +197,15 @@ def begin_together(streams: Sequence[Stream], beside: bool = False) -> list[Pain
 
 @torch.inference_mode()
 def paint_together(streams: Sequence[Stream]) -> Iterator[list[Pixels]]:
-    """`step_together`, but its frames come one of each stream at a time, as soon as they are decoded, in order.
+    """`step_together`, but the first frame of each stream comes as soon as it is decoded, the others after it.
 
     The streams are a chunk further before the first of them come. A stream in its lead-in gives (0, S, S, 3) each time.
+    One by one the frames would cost more than together, and none but the first is waited for.
     """
     begun: deque[list[Painting]] = deque()
-    for latents in torch.split(_advance(streams), 1, dim=1):
-        begun.append(_decode(streams, latents))
+    latents = _advance(streams)
+    for part in (latents[:, :1], latents[:, 1:]):
+        begun.append(_decode(streams, part))
         # A CPU is done: it goes on only when these frames are on their way. A GPU is told all there is first.
         while begun and all(painting.ready for painting in begun[0]):
             yield [painting.frames() for painting in begun.popleft()]

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -178,7 +177,7 @@ def warm_up(model: Model, stopped: Callable[[], bool]) -> Throughput:
         for _ in range(config.stream.chunk_frames):
             stream.feed(picture)
         began = time.perf_counter()
-        deque(model.paint([stream]), maxlen=0)
+        model.step([stream])
         seconds.append(time.perf_counter() - began)
         if stopped():
             return throughput

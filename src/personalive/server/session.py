@@ -197,8 +197,8 @@ class Session:
 
     @property
     def begun(self) -> bool:
-        """Frames of a chunk wait that is not full yet, and there is a stream that could look at them."""
-        return bool(self._waiting) and not self.ready and self.stream is not None
+        """Only the last frame of a chunk is missing, the others are worth a look, and there is a stream to look."""
+        return bool(self._waiting) and self.depth == self._chunk_frames - 1 and self.stream is not None
 
     def take_early(self) -> list[Driven | None]:
         """What has come of a chunk that is not full yet; `take` gives the rest of it."""
