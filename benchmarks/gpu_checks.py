@@ -93,7 +93,7 @@ def waits(networks: Networks, dry: bool) -> dict[str, Any]:
 
 
 def rates(networks: Networks, dry: bool) -> dict[str, Any]:
-    """Frames per second from numpy to numpy: decoded the first frame first, after or beside the UNet, at once or late."""
+    """Frames per second from numpy to numpy: decoded the first frame first, after or beside the UNet, soon or late."""
     chunks, cuda = 6 if dry else 20, next(networks.denoising_unet.parameters()).is_cuda
     found: dict[str, Any] = {}
     tried: dict[str, tuple[bool, int | None]] = {
