@@ -68,7 +68,9 @@ def test_several_processes_give_the_same(cases: list[Case], tmp_path: Path) -> N
         some, NetworkFiles(), tmp_path / "two", max_frames=9, workers=2, skip_bad=True, done=counts.append
     )
     alone, _ = measure_all(cases, NetworkFiles(), tmp_path / "one", max_frames=9)
-    assert repr([case.scored for case in found]) == repr([case.scored for case in alone])
+    # Where and when they were taken differs: the machine was more or less busy.
+    ours, theirs = ([dataclasses.replace(c.scored.figures, source={}) for c in cases] for cases in (found, alone))
+    assert repr(ours) == repr(theirs)
     assert len(problems) == 1
     assert problems[0].startswith("bad: ")
     assert counts == [1, 2, 3]
