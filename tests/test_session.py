@@ -99,7 +99,7 @@ def test_what_has_come_of_a_chunk_is_looked_at_before_it_is_full(
         viewer.put(range(start + 3, start + 4))
         assert worker._gather() == []
         worker.look([session])
-        assert (session.depth, worker._begun(), session.ready) == (3, False, False)
+        assert (session.depth, worker._begun(), session.ready) == (3, [], False)
     assert model.looked == [[7 + 4 * i] for i in range(7)]
     assert viewer.shown == list(range(16)), "no frame is lost or comes twice"
     assert session.dropped == 0
@@ -116,7 +116,7 @@ def test_the_worker_hurries_where_it_has_time_to_spare(model: FakeModel, clock: 
         worker.step(worker._gather())
         assert worker.hurries is hurries
         viewer.put(range(3))
-        assert worker._begun() is hurries
+        assert worker._begun() == [viewer.session] * hurries
         viewer.put(range(1))
         worker.step(worker._gather())
     assert {len(chunk.frames) for chunk in viewer.chunks} == {1, 4}

@@ -202,15 +202,13 @@ def paint_together(streams: Sequence[Stream]) -> Iterator[list[Pixels]]:
     The streams are a chunk further before the first of them come. A stream in its lead-in gives (0, S, S, 3) each time.
     One by one the frames would cost more than together, and none but the first is waited for.
     """
-    begun: deque[list[Painting]] = deque()
     latents = _advance(streams)
-    for part in (latents[:, :1], latents[:, 1:]):
-        begun.append(_decode(streams, part))
-        # A CPU is done: it goes on only when these frames are on their way. A GPU is told all there is first.
-        while begun and all(painting.ready for painting in begun[0]):
-            yield [painting.frames() for painting in begun.popleft()]
-    for paintings in begun:
-        yield [painting.frames() for painting in paintings]
+    first = _decode(streams, latents[:, :1])
+    # A CPU is done: it goes on only when these frames are on their way. A GPU is told all there is first.
+    told = None if all(painting.ready for painting in first) else _decode(streams, latents[:, 1:])
+    yield [painting.frames() for painting in first]
+    if latents.shape[1] > 1:
+        yield [painting.frames() for painting in told or _decode(streams, latents[:, 1:])]
 
 
 def _advance(streams: Sequence[Stream]) -> Tensor:

@@ -51,9 +51,7 @@ def evaluate_videos(
     precision: Annotated[str, typer.Option(help="With --model: auto, float32, float16 or bfloat16.")] = "auto",
     memory: Annotated[str, typer.Option(help="With a large --model: auto, 24GB, 12GB, 8GB.")] = "auto",
     decoder: Annotated[str, typer.Option(help="With --model: vae (its own), taesd (tiny), or a file.")] = "vae",
-    runtime: Annotated[
-        str, typer.Option(help="With --model: eager, compile; on a CPU also onnxruntime, openvino.")
-    ] = "eager",
+    runtime: Annotated[str, typer.Option(help="With --model: what computes the UNet, as for `animate`.")] = "eager",
     system: Annotated[str | None, typer.Option(help="What made the videos, for the report.")] = None,
     fps: Annotated[float | None, typer.Option(min=0.001, help="How fast it made them, frames per second.")] = None,
     timed_on: Annotated[str, typer.Option(help="The machine of --fps.")] = "machine not named",

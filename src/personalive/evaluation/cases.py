@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from personalive.errors import InputError
+from personalive.weights.record import sha256_of
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,14 @@ def files_by_name(folder: Path) -> dict[str, Path]:
     if twice is not None:
         raise InputError(f"{folder} holds two files called {twice}; give each its own name")
     return dict(zip(names, files, strict=True))
+
+
+def hashed(path: Path) -> str:
+    """SHA-256 of an input. Raises InputError where it cannot be read."""
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror}); check the path") from error
 
 
 def _partners(place: Path, names: Iterable[str]) -> dict[str, Path]:

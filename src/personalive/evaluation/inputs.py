@@ -12,8 +12,8 @@ from pathlib import Path
 from PIL import Image
 
 from personalive.errors import InputError, output_error
-from personalive.evaluation.cases import Case
-from personalive.evaluation.outputs import CRF, hashed
+from personalive.evaluation.cases import Case, hashed
+from personalive.evaluation.outputs import CRF
 from personalive.media.frames import Pixels, load_picture
 from personalive.media.video import read_video
 from personalive.media.video_writer import VideoWriter

@@ -22,7 +22,7 @@ import numpy as np
 from personalive.data.jobs import run_jobs
 from personalive.errors import InputError, output_error
 from personalive.evaluation import networks
-from personalive.evaluation.cases import Case
+from personalive.evaluation.cases import Case, hashed
 from personalive.evaluation.clips import clip, strip
 from personalive.evaluation.exact import load_exact, portrait_identities
 from personalive.evaluation.mesh import FaceMesh
@@ -31,7 +31,6 @@ from personalive.evaluation.networks import FaceNetwork, IdentityNetwork, Networ
 from personalive.evaluation.report import provenance
 from personalive.evaluation.score import VERSION, Scored, VideoFigures, score
 from personalive.evaluation.yardstick import Array, Yardstick, packaged
-from personalive.weights.record import sha256_of
 
 
 @dataclass(frozen=True)
@@ -117,20 +116,13 @@ def open_instruments(files: NetworkFiles) -> Instruments:
 
 def key_of(case: Case, files: NetworkFiles, max_frames: int | None, gallery: Sequence[Path] = ()) -> str:
     """What a case's figures follow from, as 24 digits. Raises InputError for a file that cannot be read."""
-    contents = {part: _hashed(path) for part, path in {"generated": case.generated, **case.inputs}.items()}
+    contents = {part: hashed(path) for part, path in {"generated": case.generated, **case.inputs}.items()}
     others = [_hash_once(path) for path in gallery] if case.portrait_person is not None else []
     given = [VERSION, _hash_once(packaged()), contents, others, case.name, case.cross, max_frames, files.key()]
     return hashlib.sha256(json.dumps(given).encode()).hexdigest()[:24]
 
 
-def _hashed(path: Path) -> str:
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path") from error
-
-
-_hash_once = functools.cache(_hashed)
+_hash_once = functools.cache(hashed)
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from typing import Any
 from personalive.config import ModelConfig
 from personalive.errors import InputError, OutputError, output_error
 from personalive.evaluation.animator import streamed
-from personalive.evaluation.cases import Case
+from personalive.evaluation.cases import Case, hashed
 from personalive.evaluation.report import provenance
 from personalive.evaluation.stopwatch import Pace, PeakMemory, Stopwatch
 from personalive.evaluation.variants import model_identity
@@ -118,14 +118,6 @@ def key_of(case: Case, settings: Settings) -> str:
     given = [VERSION, hashed(case.driving), hashed(case.reference), settings.weights, settings.options]
     given += [settings.seed, settings.max_frames]
     return hashlib.sha256(json.dumps(given).encode()).hexdigest()[:24]
-
-
-def hashed(path: Path) -> str:
-    """SHA-256 of an input. Raises InputError where it cannot be read."""
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path") from error
 
 
 def efficiency(pace: Pace, config: ModelConfig, rate: float, gigabytes: float) -> dict[str, float]:

@@ -134,8 +134,8 @@ class Session:
         self.skipped += not taken
         return taken
 
-    def put(self, driven: Driven) -> bool:
-        """A framed picture; the oldest waiting one is dropped where a chunk waits already. True: a chunk waits now."""
+    def put(self, driven: Driven) -> None:
+        """A framed picture; the oldest waiting one is dropped where a chunk waits already."""
         with self._lock:
             if self.ready:
                 self._waiting.popleft()
@@ -144,7 +144,6 @@ class Session:
             self._came.append(driven.came)
             self._held = 0
             self.face_found = driven.pixels is not None
-            return self.ready
 
     def adapt(self, rate: float) -> None:
         """Takes frames at this rate (per second) from now on; at less while frames come too late to be used."""

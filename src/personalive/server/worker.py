@@ -106,12 +106,12 @@ class Worker:
             if batch := self._gather():
                 self.step(batch)
             else:
-                self.look([session for session in self._sessions if self.hurries and session.begun])
+                self.look(self._begun())
 
     def _gather(self) -> list[Session]:
         """Waits for a ready session, then at most `wait` for all others; suspects come one by one.
 
-        None, when there is something to look at while no chunk is full.
+        Empty, when there is something to look at while no chunk is full.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._closing or self._ready() or self._begun(), timeout=1.0)
@@ -121,8 +121,8 @@ class Worker:
                 )
             return self._ready()
 
-    def _begun(self) -> bool:
-        return self.hurries and any(session.begun for session in self._sessions)
+    def _begun(self) -> list[Session]:
+        return [session for session in self._sessions if self.hurries and session.begun]
 
     def _ready(self) -> list[Session]:
         ready = [session for session in self._sessions if session.ready]

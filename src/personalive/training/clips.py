@@ -18,6 +18,9 @@ from personalive.data.shards import PersonRecord, read_shards
 from personalive.data.stream import ShardStream
 from personalive.errors import InputError
 
+COEFFICIENTS = 53
+"""Of the renderer's expression."""
+
 
 @dataclass(frozen=True)
 class Corpus:
@@ -133,7 +136,7 @@ def corpus_of(people: Sequence[PersonRecord], size: int | None = None) -> Corpus
     count = len(first.images)
     return Corpus(
         images=images.permute(0, 1, 4, 2, 3).contiguous(),
-        expression=truth("expression", count, 53),
+        expression=truth("expression", count, COEFFICIENTS),
         angles=truth("angles", count, 3),
         scale=truth("scale", count),
         translation=truth("translation", count, 2),

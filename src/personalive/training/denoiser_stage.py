@@ -6,6 +6,7 @@ from pixels (`prepared.py`), so that a step costs the denoiser alone.
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -57,7 +58,7 @@ class Batch:
         self.signals = MotionSignals(tokens, pose.view(*driving.shape, *pose.shape[1:]))
         self.target = data.latents[rows, driving].to(device).float()  # (B, F, C, h, w)
         self.landmarks = corpus.landmarks[rows, driving].to(device)  # (B, F, 68, 2)
-        self.seen = data.seen(rows, driving, device)
+        self.seen = functools.partial(data.seen, rows, driving, device)
 
     def weights(self, regions: Regions) -> Tensor:
         """Loss weights of the latent cells by region: (B, F, 1, h, w)."""

@@ -22,7 +22,7 @@ from personalive.config import ModelConfig
 from personalive.errors import ConfigError
 from personalive.streaming.schedule import Schedule
 from personalive.training import sharding
-from personalive.training.clips import Corpus
+from personalive.training.clips import COEFFICIENTS, Corpus
 from personalive.training.image_stage import ImageStage
 from personalive.training.learner import halve, mark
 from personalive.training.prepared import latent_importance, prepare
@@ -140,7 +140,7 @@ def _corpus(config: ModelConfig) -> Corpus:
 
     return Corpus(
         images=torch.empty(people, FRAMES, 3, side, side, dtype=torch.uint8),
-        expression=known(FRAMES, 53),
+        expression=known(FRAMES, COEFFICIENTS),
         angles=known(FRAMES, 3),
         scale=known(FRAMES),
         translation=known(FRAMES, 2),

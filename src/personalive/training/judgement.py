@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -49,12 +50,13 @@ class Judge:
         target: Tensor,
         landmarks: Tensor,
         pictures: Tensor,
-        seen: Observation,
+        seen: Callable[[], Observation],
         rng: random.Random,
         step: int,
     ) -> dict[str, Tensor]:
         """B references with F frames each: estimated and true latents (B, F, C, h, w), landmarks (B, F, 68, 2), true
-        pictures (B, F, 3, H, W) uint8 and what the motion networks saw in them (B * F, ...) -> losses.
+        pictures (B, F, 3, H, W) uint8 and, if the motion term asks, what the motion networks saw in them (B * F, ...)
+        -> losses.
         """
         recipe, side = self.recipe, clean.shape[-1]
         regions, shape = recipe.regions, clean.shape[:2]
@@ -81,7 +83,7 @@ class Judge:
         if self.reader is not None:
             chosen = rng.sample(range(len(clean)), min(recipe.motion_frames, len(clean)))
             output = self.autoencoder.decode_signed(clean[chosen])
-            found["motion"] = self.reader.loss(output, seen.at(chosen), recipe.motion_signals)
+            found["motion"] = self.reader.loss(output, seen().at(chosen), recipe.motion_signals)
             total = total + recipe.motion * found["motion"]
         return {"loss": total, **found}
 

@@ -27,10 +27,10 @@ from personalive.models.motion_extractor import MotionExtractor
 from personalive.motion.keypoints import crop_faces, face_box
 from personalive.streaming.state import map_tensors
 from personalive.training import augment
-from personalive.training.clips import Corpus
+from personalive.training.clips import COEFFICIENTS, Corpus
 from personalive.training.recipe import MotionRecipe
 
-READ = 53 + len(EXPRESSION)
+READ = COEFFICIENTS + len(EXPRESSION)
 """What is read from the tokens: the renderer's coefficients, then the signals of EXPRESSION."""
 
 

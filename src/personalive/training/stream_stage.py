@@ -7,6 +7,7 @@ Clips slide through the window on the model's own outputs, keyframes in play; gr
 from __future__ import annotations
 
 import dataclasses
+import functools
 import random
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -107,7 +108,7 @@ class StreamStage:
             data.latents[rows].to(self.device).float(),
             data.corpus.landmarks[rows].to(self.device),
             data.corpus.images[rows].to(self.device),
-            data.seen(*rows, self.device),
+            functools.partial(data.seen, *rows, self.device),
             rng,
             step,
         )
