@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from personalive.acceleration.choice import EAGER, RUNTIMES, choose_runtime
+from personalive.acceleration.choice import AUTO, EAGER, RUNTIMES, choose_runtime
 from personalive.contracts import Networks
 from personalive.gallery import find_driving, find_portrait
 from personalive.media.frames import Pixels, load_picture, resize_picture
@@ -28,6 +28,7 @@ from personalive.pipeline import PersonaLive
 from personalive.weights.find import home, open_model
 
 INT8 = "int8"
+PATHS = [*(name for name in RUNTIMES if name != AUTO), INT8]
 
 
 def on_path(networks: Networks, path: str) -> Networks:
@@ -50,7 +51,7 @@ def main() -> None:
     """The table."""
     parser = argparse.ArgumentParser(description="runtimes of the window pass on a CPU")
     parser.add_argument("--model", default="mini")
-    parser.add_argument("--paths", nargs="+", default=[*RUNTIMES, INT8], choices=[*RUNTIMES, INT8])
+    parser.add_argument("--paths", nargs="+", default=PATHS, choices=PATHS)
     parser.add_argument("--chunks", type=int, default=15)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     given = parser.parse_args()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import importlib.util
 import re
 import shutil
 import sys
@@ -17,9 +18,19 @@ import torch
 
 from command import Command, save_toy
 from personalive.acceleration import choice, export
-from personalive.acceleration.choice import KINDS, check_runtime, choose_runtime, each_session, window_files
+from personalive.acceleration.choice import (
+    AUTO,
+    BFLOAT16,
+    EAGER,
+    KINDS,
+    check_runtime,
+    choose_runtime,
+    each_session,
+    quickest,
+    window_files,
+)
 from personalive.acceleration.made import fingerprint, made_for
-from personalive.acceleration.runtimes import open_onnx, open_openvino
+from personalive.acceleration.runtimes import decode_by_openvino, has_bfloat16, open_onnx, open_openvino
 from personalive.acceleration.swap import SwappedUNet, own_unet, swap
 from personalive.acceleration.tensorrt import build, export_engine, open_engine
 from personalive.contracts import KeyValues, MotionSignals, Networks
@@ -104,6 +115,57 @@ def test_a_stream_is_the_same_with_every_number_of_keyframes(name: str, tmp_path
     pytest.importorskip(name)
     networks = toy_networks(**TAU)
     assert np.abs(frames(choose_runtime(networks, name, tmp_path)).astype(int) - frames(networks)).max() <= 1
+
+
+# OpenVINO in bfloat16
+
+
+@torch.no_grad()
+def test_bfloat16_is_near(window: Path) -> None:
+    pytest.importorskip("openvino")
+    if not has_bfloat16():
+        pytest.skip("this CPU has no bfloat16 instructions")
+    networks = toy_networks(**TAU)
+    torch.manual_seed(3)
+    flat = export.example(networks, 1)
+    whole = export.FlatWindow(own_unet(networks))(*flat)
+    error = float((KINDS[BFLOAT16].open(window, networks)(*flat) - whole).norm() / whole.norm())
+    assert 1e-5 < error < 0.1, "computed in bfloat16, and still the same thing"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_openvino_decodes_any_number_of_frames(precision: str) -> None:
+    pytest.importorskip("openvino")
+    networks = toy_networks()
+    decode = decode_by_openvino(networks, precision).autoencoder.decode
+    for count in (1, 3, 4):
+        torch.manual_seed(count)
+        latents = torch.randn(count, networks.config.unet.latent_channels, *[networks.config.latent_size] * 2)
+        error = (decode(latents) - networks.autoencoder.decode(latents)).abs()
+        assert float(error.mean()) < (1 / 255 if precision == "bf16" else 1e-5)
+    assert not torch.equal(decode(latents), decode(-latents))
+
+
+def test_auto_takes_the_quickest_that_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    networks = toy_networks(**TAU)
+    there: set[str] = set()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name in there or None)
+    assert choose_runtime(networks, AUTO, tmp_path) is networks
+    there |= {"openvino", "onnxscript"}
+    for able, name in ((True, BFLOAT16), (False, "openvino")):
+        monkeypatch.setattr(choice, "has_bfloat16", lambda able=able: able)
+        assert quickest(networks) == name
+    monkeypatch.setattr(choice, "SMALL", 1000)
+    assert quickest(networks) == EAGER, "the official model would be translated for minutes"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bfloat16_wants_the_instructions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setitem(KINDS, BFLOAT16, dataclasses.replace(KINDS[BFLOAT16], able=lambda: False))
+    with pytest.raises(ConfigError, match=r"this CPU has no instructions for .* take --runtime openvino$"):
+        choose_runtime(toy_networks(**TAU), BFLOAT16, tmp_path)
 
 
 # Files by their paths
@@ -191,7 +253,9 @@ def test_a_files_name_stands_for_all_that_is_inside() -> None:
 
 def test_what_cannot_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     networks = toy_networks(**TAU)
-    with pytest.raises(ConfigError, match="no runtime 'magic'; choose one of eager, compile, aoti, onnxruntime, o"):
+    with pytest.raises(
+        ConfigError, match="no runtime 'magic'; choose one of auto, eager, compile, aoti, onnxruntime, o"
+    ):
         PersonaLive.from_pretrained("no-such-model", runtime="magic")
     half = dataclasses.replace(networks, denoising_unet=type(own_unet(networks))(networks.config.unet).half())
     with pytest.raises(ConfigError, match="openvino is for the CPU in float32"):

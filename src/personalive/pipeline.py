@@ -60,7 +60,8 @@ class PersonaLive:
         model ("24GB": nothing; "12GB", "8GB"; "auto": as little as fits); its plan goes to `tell` before it is loaded.
         decoder: "vae", the model's own; "taesd", the tiny one (`personalive download taesd`); or a file of its kind.
         runtime: what computes the denoising UNet: "eager", "compile", "aoti" (compiled once, kept), on a CPU
-        "onnxruntime" or "openvino", on a GPU "tensorrt"; or the path of a file, or a folder, of `personalive export`.
+        "onnxruntime", "openvino" or "openvino-bfloat16" (with the decoder, rounded), on a GPU "tensorrt"; the path of
+        a file, or a folder, of `personalive export`; or "auto" (`acceleration.choice.quickest`).
         Raises WeightsError for a checkpoint that cannot be used, and ConfigError for a device that is not there or has
         not enough memory.
         """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import importlib.util
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from torch import Tensor
 from personalive.acceleration.compile import compile_window
 from personalive.acceleration.export import export_onnx, export_package, made_package, open_package, unflattened
 from personalive.acceleration.made import Made, made_for, read_made
-from personalive.acceleration.runtimes import FlatRun, open_onnx, open_openvino
+from personalive.acceleration.runtimes import FlatRun, decode_by_openvino, has_bfloat16, open_onnx, open_openvino
 from personalive.acceleration.swap import WindowPass, own_unet, swap
 from personalive.acceleration.tensorrt import export_engine, made_engine, open_engine
 from personalive.contracts import KeyValues, MotionSignals, Networks
@@ -23,7 +24,11 @@ from personalive.errors import ConfigError, OutputError
 from personalive.streaming.state import map_tensors
 from personalive.weights.record import unheard
 
-EAGER, COMPILE = "eager", "compile"
+EAGER, COMPILE, AUTO = "eager", "compile", "auto"
+BFLOAT16 = "openvino-bfloat16"
+
+SMALL = 256 << 20
+"""Bytes of a denoising UNet that "auto" translates: a large one would take long, and its size again for each file."""
 
 SPARE = 64 << 20
 """Bytes of disk that stay free."""
@@ -34,7 +39,8 @@ class Kind:
     """A runtime that reads files: how they end, how one is made, opened, and what its record says.
 
     package: what has to be installed; where: the type of device that it is for (None: any), on a CPU in float32;
-    heavy: the weights are inside the file.
+    heavy: the weights are inside the file; able: whether this machine can (None: any can); rest: puts other networks,
+    too, where the window pass is.
     """
 
     suffix: str
@@ -44,6 +50,8 @@ class Kind:
     package: str | None = None
     where: str | None = None
     heavy: bool = True
+    able: Callable[[], bool] | None = None
+    rest: Callable[[Networks], Networks] | None = None
 
     def check(self, name: str, networks: Networks) -> None:
         """Before minutes of work for nothing. Raises ConfigError and ModuleNotFoundError."""
@@ -56,15 +64,26 @@ class Kind:
             raise ConfigError(f"the runtime {name} is for an NVIDIA GPU: take --device cuda, or --runtime {COMPILE}")
         if self.package is not None:
             importlib.import_module(self.package)
+        if self.able is not None and not self.able():
+            raise ConfigError(f"this CPU has no instructions for the runtime {name}: take --runtime {self.package}")
 
 
 KINDS = {
     "aoti": Kind(".pt2", export_package, open_package, made_package, heavy=False),
     "onnxruntime": Kind(".onnx", export_onnx, lambda path, _: open_onnx(path), package="onnxruntime", where="cpu"),
     "openvino": Kind(".onnx", export_onnx, lambda path, _: open_openvino(path), package="openvino", where="cpu"),
+    BFLOAT16: Kind(
+        ".onnx",
+        export_onnx,
+        lambda path, _: open_openvino(path, "bf16"),
+        package="openvino",
+        where="cpu",
+        able=has_bfloat16,
+        rest=lambda networks: decode_by_openvino(networks, "bf16"),
+    ),
     "tensorrt": Kind(".engine", export_engine, open_engine, made_engine, package="tensorrt", where="cuda"),
 }
-RUNTIMES = (EAGER, COMPILE, *KINDS)
+RUNTIMES = (AUTO, EAGER, COMPILE, *KINDS)
 
 
 def check_runtime(name: str) -> None:
@@ -80,12 +99,15 @@ def choose_runtime(networks: Networks, name: str, folder: Path, tell: Callable[[
     Those of `KINDS` take one file for each number of keyframes: made at the first time, which takes a minute for the
     built-in model, and kept in `folder` under a name that stands for everything inside. A `name` that is none of them
     is the path of such a file, or of a folder of them; for other numbers of keyframes the UNet goes its own way.
+    "auto" is `quickest`.
 
     Raises:
         ConfigError: there is no such runtime, it is not installed, or it is for another device.
         OutputError: the files cannot be written.
         WeightsError: a file was made for another model, device or precision, or is damaged.
     """
+    if name == AUTO:
+        name = quickest(networks)
     if name == EAGER:
         return networks
     if name == COMPILE:
@@ -104,7 +126,22 @@ def choose_runtime(networks: Networks, name: str, folder: Path, tell: Callable[[
         made = read_made(file)
         made.check(file, wanted[kind])
         windows[made.keyframes] = each_session(unflattened(KINDS[kind].open(file, networks)))
-    return swap(networks, windows)
+    swapped = swap(networks, windows)
+    rest = KINDS[name].rest if name in KINDS else None
+    return swapped if rest is None else rest(swapped)
+
+
+def quickest(networks: Networks) -> str:
+    """The runtime for these networks that needs no choice of the user's: OpenVINO for a small model on a CPU, in
+    bfloat16 where the CPU has it, if it is installed; else eager.
+    """
+    unet = own_unet(networks)
+    parameter = next(unet.parameters())
+    small = sum(tensor.nbytes for tensor in unet.parameters()) <= SMALL
+    wanted = small and parameter.device.type == "cpu" and parameter.dtype == torch.float32
+    if not wanted or any(importlib.util.find_spec(package) is None for package in ("openvino", "onnxscript")):
+        return EAGER
+    return BFLOAT16 if has_bfloat16() else "openvino"
 
 
 def exported_files(name: str) -> list[Path]:

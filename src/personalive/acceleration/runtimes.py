@@ -1,15 +1,18 @@
-"""Other runtimes for an exported window pass on a CPU: onnxruntime and OpenVINO."""
+"""Other runtimes on a CPU: onnxruntime and OpenVINO for an exported window pass, OpenVINO for the decoder."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from personalive.acceleration.decoder import swap_decoder
+from personalive.contracts import Networks
 from personalive.errors import WeightsError
 
 FlatRun: TypeAlias = Callable[..., Tensor]
@@ -43,20 +46,70 @@ def open_onnx(path: str | Path, providers: Sequence[str] = ()) -> FlatRun:
     return run
 
 
-def open_openvino(path: str | Path) -> FlatRun:
-    """An ONNX file in OpenVINO on the CPU, in float32, with as many threads as torch has.
+def open_openvino(path: str | Path, precision: str = "f32") -> FlatRun:
+    """An ONNX file in OpenVINO on the CPU, computed in a precision ("f32", "bf16"), with as many threads as torch has.
 
     Raises:
         WeightsError: the file cannot be read.
     """
     import openvino
 
-    threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1, "INFERENCE_PRECISION_HINT": "f32"}
     core = openvino.Core()
     try:
-        compiled = core.compile_model(core.read_model(str(path)), "CPU", threads)
+        return _compiled(core.read_model(str(path)), precision)
     except RuntimeError as error:
         raise WeightsError(f"{path} is no ONNX file of a window pass: export it again") from error
+
+
+def has_bfloat16() -> bool:
+    """Whether OpenVINO finds this CPU's own instructions for products in bfloat16."""
+    import openvino
+
+    return "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
+def decode_by_openvino(networks: Networks, precision: str) -> Networks:
+    """The networks with their decoder in OpenVINO, for any number of frames. Translating it takes a second."""
+    import openvino
+
+    config = networks.config
+    size = (config.unet.latent_channels, config.latent_size, config.latent_size)
+    decoder = _Decoding(networks).eval()
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the tracer warns of checks of shapes that it takes for constants
+        shape = openvino.PartialShape([-1, *size])
+        graph = openvino.convert_model(decoder, example_input=(torch.zeros(1, *size),), input=[shape])
+    return swap_decoder(networks, _InOpenVino(_compiled(graph, precision)))
+
+
+class _Decoding(nn.Module):
+    """The decoder alone: what `decode` of the networks' autoencoder does."""
+
+    def __init__(self, networks: Networks) -> None:
+        super().__init__()
+        self.autoencoder = networks.autoencoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.autoencoder.decode(latents)
+
+
+class _InOpenVino(nn.Module):
+    """A module for what OpenVINO computes."""
+
+    def __init__(self, run: FlatRun) -> None:
+        super().__init__()
+        self._run = run
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self._run(latents)
+
+
+def _compiled(graph: Any, precision: str) -> FlatRun:
+    """OpenVINO's graph of one output as a callable of tensors."""
+    import openvino
+
+    threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads(), "NUM_STREAMS": 1}
+    compiled = openvino.Core().compile_model(graph, "CPU", {**threads, "INFERENCE_PRECISION_HINT": precision})
     request = compiled.create_infer_request()
 
     def run(*flat: Tensor) -> Tensor:

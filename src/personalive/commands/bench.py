@@ -15,7 +15,7 @@ def bench_live(
     model: Annotated[str, typer.Option(help="A built-in model's name or a checkpoint file.")] = "mini",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     decoder: Annotated[str, typer.Option(help="What decodes, as for `animate`.")] = "vae",
-    runtime: Annotated[str, typer.Option(help="What computes the UNet, as for `animate`.")] = "eager",
+    runtime: Annotated[str, typer.Option(help="What computes the UNet, as for `serve`.")] = "auto",
     sessions: Annotated[str, typer.Option(help="Numbers of viewers at the same time, one run each.")] = "1,2,4",
     seconds: Annotated[float, typer.Option(help="Length of a run, after its first settling.")] = 30.0,
     settle: Annotated[float, typer.Option(help="Seconds at a run's start that do not count.")] = 10.0,

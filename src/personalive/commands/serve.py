@@ -28,8 +28,9 @@ def serve_live(
     runtime: Annotated[
         str | None,
         typer.Option(
-            help="What computes the UNet: eager, compile, aoti (compiled once, kept); on a CPU also onnxruntime, "
-            "openvino, on a GPU tensorrt; or a file (or a folder of them) of `personalive export` [default: eager]."
+            help="What computes the UNet: auto (on a CPU OpenVINO, if installed), eager, compile, aoti (compiled once, "
+            "kept); on a CPU also onnxruntime, openvino, openvino-bfloat16 (quickest, rounds), on a GPU tensorrt; or "
+            "a file (or a folder of them) of `personalive export` [default: auto]."
         ),
     ] = None,
     token: Annotated[str | None, typer.Option(help="What clients must show; made up where needed and not set.")] = None,

@@ -35,7 +35,8 @@ def measure_speed(
         str,
         typer.Option(
             help="What computes the UNet: eager, compile, aoti (compiled once, kept); on a CPU also onnxruntime, "
-            "openvino, on a GPU tensorrt; or a file (or a folder of them) that `personalive export` wrote."
+            "openvino, openvino-bfloat16 (quickest, rounds), on a GPU tensorrt; or a file (or a folder of them) that "
+            "`personalive export` wrote; auto: the quickest that is installed."
         ),
     ] = "eager",
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,

@@ -34,8 +34,9 @@ class Settings(BaseSettings):
     decoder: str = "vae"
     """The model's own, "taesd" (tiny), or a file."""
 
-    runtime: str = "eager"
-    """What computes the UNet: eager, compile, aoti, onnxruntime, openvino, tensorrt, or an exported file's path."""
+    runtime: str = "auto"
+    """What computes the UNet: auto (OpenVINO for a small model on a CPU, if installed; else eager), eager, compile,
+    aoti, onnxruntime, openvino, openvino-bfloat16, tensorrt, or an exported file's path."""
 
     token: Annotated[str, Field(pattern=r"^[A-Za-z0-9._~-]{8,}$")] | None = None
     """What a client must show; needed on any address but loopback, where one is made if none is set."""
