@@ -161,6 +161,17 @@ def test_auto_takes_the_quickest_that_is_there(monkeypatch: pytest.MonkeyPatch, 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_auto_does_without_files_where_none_can_be_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    monkeypatch.setattr(choice, "quickest", lambda networks: "openvino")
+    (tmp_path / "windows").write_text("a file where the folder should be")
+    networks, said = toy_networks(**TAU), list[str]()
+    assert choose_runtime(networks, AUTO, tmp_path / "windows", said.append) is networks
+    assert said[-1].startswith(f"the UNet is computed as it is: {tmp_path / 'windows'} cannot be made: ")
+    with pytest.raises(OutputError, match="cannot be made"):
+        choose_runtime(networks, "openvino", tmp_path / "windows")
+
+
 def test_bfloat16_wants_the_instructions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     monkeypatch.setitem(KINDS, BFLOAT16, dataclasses.replace(KINDS[BFLOAT16], able=lambda: False))

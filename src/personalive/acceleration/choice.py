@@ -99,7 +99,7 @@ def choose_runtime(networks: Networks, name: str, folder: Path, tell: Callable[[
     Those of `KINDS` take one file for each number of keyframes: made at the first time, which takes a minute for the
     built-in model, and kept in `folder` under a name that stands for everything inside. A `name` that is none of them
     is the path of such a file, or of a folder of them; for other numbers of keyframes the UNet goes its own way.
-    "auto" is `quickest`.
+    "auto" is `quickest`, or eager where its files cannot be written.
 
     Raises:
         ConfigError: there is no such runtime, it is not installed, or it is for another device.
@@ -107,7 +107,11 @@ def choose_runtime(networks: Networks, name: str, folder: Path, tell: Callable[[
         WeightsError: a file was made for another model, device or precision, or is damaged.
     """
     if name == AUTO:
-        name = quickest(networks)
+        try:
+            return choose_runtime(networks, quickest(networks), folder, tell)
+        except OutputError as error:  # nobody asked for files
+            tell(f"the UNet is computed as it is: {error}")
+            return networks
     if name == EAGER:
         return networks
     if name == COMPILE:
