@@ -9,26 +9,22 @@ weights. `--dry-run` runs every row on toy networks on the CPU, for the script's
 from __future__ import annotations
 
 import argparse
-import copy
 import dataclasses
+import functools
 import json
-import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import gpu_checks
 import torch
-from quantisation import Fp8, replaced
+from gpu_report import report_of
+from gpu_rows import FIRST_ROWS, LOW_ROWS, ROWS, Try, in_precision
 from torch import Tensor
 
 from personalive import config as configs
 from personalive.acceleration import offload
-from personalive.acceleration.choice import KINDS, choose_runtime
-from personalive.acceleration.compile import compile_window
-from personalive.acceleration.decoder import random_tiny_decoder
 from personalive.acceleration.memory import make_plan
 from personalive.acceleration.shapes import Shapes
 from personalive.config import ModelConfig, override
@@ -36,103 +32,10 @@ from personalive.contracts import Keyframes, MotionSignals, Networks, ReferenceF
 from personalive.evaluation.bench import bench
 from personalive.streaming import engine
 from personalive.streaming.state import map_tensors
-from personalive.weights.load import modules
 
 LOW_LATENCY = {"stream.levels": 2, "stream.chunk_frames": 2}
-
-
-@dataclass
-class Try:
-    """A row as it is tried: for how many keyframes, whether dry, and what it wants to be noted."""
-
-    keyframes: int
-    dry: bool
-    noted: dict[str, Any] = field(default_factory=dict)
-
-
-Change = Callable[[Networks, Try], Networks]
-
-
-def as_it_is(networks: Networks, given: Try) -> Networks:
-    """Eager."""
-    del given
-    return networks
-
-
-def compiled(mode: str | None = None) -> Change:
-    """torch.compile; dry, without its compiler, which takes minutes."""
-    return lambda networks, given: compile_window(networks, mode, "eager" if given.dry else "inductor")
-
-
-def exported(kind: str) -> Change:
-    """A file made and opened; dry, an ONNX file, which a CPU makes in seconds."""
-
-    def change(networks: Networks, given: Try) -> Networks:
-        chosen = KINDS["onnxruntime" if given.dry else kind]
-        with tempfile.TemporaryDirectory() as folder:
-            path, begun = Path(folder) / f"window{chosen.suffix}", time.perf_counter()
-            chosen.write(networks, path, given.keyframes)
-            made = time.perf_counter()
-            swapped = choose_runtime(networks, str(path), Path(folder))
-            given.noted |= {"made_s": made - begun, "opened_s": time.perf_counter() - made}
-            given.noted["file_mb"] = path.stat().st_size / 1e6
-        return swapped
-
-    return change
-
-
-def channels_last(networks: Networks, given: Try) -> Networks:
-    """The autoencoder in the layout that the GPU's convolutions prefer."""
-    del given
-    networks.autoencoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return networks
-
-
-def small_card(networks: Networks, given: Try) -> Networks:
-    """What leaves the GPU on a card of 8 GB."""
-    del given
-    device = next(networks.denoising_unet.parameters()).device
-    offload.apply(networks, offload.PRESETS["8GB"], device)
-    return networks
-
-
-def tiny(networks: Networks, given: Try) -> Networks:
-    """Compiled, and a tiny decoder where it fits (it does not fit the toy)."""
-    networks = compiled()(networks, given)
-    return networks if given.dry else random_tiny_decoder(networks)
-
-
-def fp8(networks: Networks, given: Try) -> Networks:
-    """Linear layers of the UNet in eight bits, compiled."""
-    return compiled()(replaced(networks, Fp8), given)
-
-
-HALF, BRAIN = torch.float16, torch.bfloat16
-ROWS: dict[str, tuple[torch.dtype, Change]] = {
-    "eager fp16": (HALF, as_it_is),
-    "fp16, compiled": (HALF, compiled()),
-    "fp16, compiled, tiny decoder": (HALF, tiny),
-    "fp16, compiled, CUDA graphs": (HALF, compiled("reduce-overhead")),
-    "fp16, package": (HALF, exported("aoti")),
-    "fp16, TensorRT": (HALF, exported("tensorrt")),
-    "eager bf16": (BRAIN, as_it_is),
-    "fp16, decoder channels last": (HALF, channels_last),
-    "fp16, 8GB preset": (HALF, small_card),
-    "eager fp32": (torch.float32, as_it_is),
-    "bf16, fp8 linear layers, compiled": (BRAIN, fp8),
-}
-"""What is tried, most telling first: a precision, and what is done to the networks."""
-
-LOW_ROWS = ("eager fp16", "fp16, compiled")
-
-
-def in_precision(networks: Networks, device: str, dtype: torch.dtype) -> Networks:
-    """A copy on the device. Dry, float32: half precision on a CPU is no fast path, and ONNX there is for float32."""
-    dtype = dtype if device.startswith("cuda") else torch.float32
-    copies: dict[str, Any] = {
-        name: copy.deepcopy(module).to(device, dtype) for name, module in modules(networks).items()
-    }
-    return dataclasses.replace(networks, **copies)
+CHUNK = ("motion", "pose", "window", "decode")
+"""The memory plan's stages of a chunk."""
 
 
 def frames_of(networks: Networks, keyframes: int, inputs: tuple[Any, ...]) -> Tensor:
@@ -152,18 +55,36 @@ def frames_of(networks: Networks, keyframes: int, inputs: tuple[Any, ...]) -> Te
 
 
 def measure(base: Networks, name: str, device: str, given: Try, chunks: int, exact: Any) -> dict[str, Any]:
-    """One row: the bench, and the mean difference of the pictures from float32, in 1/255."""
+    """One row: the bench, the mean difference of the pictures from float32 in 1/255, and what was planned.
+
+    peak_gb is the row's own: what lay on the device before does not count. Planned are the stages of a chunk; portrait
+    and keyframe are the check's "8 GB card".
+    """
     dtype, change = ROWS[name]
     begin = time.perf_counter()
-    networks = change(in_precision(base, device, dtype), given)
-    report = bench(networks, given.keyframes, chunks, note=name)
+    others = torch.cuda.memory_allocated(device) / 1e9 if device.startswith("cuda") else 0.0
     inputs, expected = exact
-    with torch.inference_mode():
-        error = (frames_of(networks, given.keyframes, inputs) - expected).abs().mean().item() * 255
+    with given.until:
+        networks = change(in_precision(base, device, dtype), given)
+        report = dataclasses.asdict(bench(networks, given.keyframes, chunks, note=name))
+        with torch.inference_mode():
+            error = (frames_of(networks, given.keyframes, inputs) - expected).abs().mean().item() * 255
     took = time.perf_counter() - begin
+    if report["peak_gb"] is not None:
+        report["peak_gb"] -= others
     policy = offload.PRESETS["8GB"] if "8GB" in name else offload.IN_PLACE  # the bench decodes beside nothing
-    planned = make_plan(base.config, dtype, policy, given.keyframes).peak / 1e9
-    return {**dataclasses.asdict(report), **given.noted, "error_255": error, "took_s": took, "planned_gb": planned}
+    plan = make_plan(base.config, dtype, policy, given.keyframes)
+    planned = max(plan.at(stage) for stage in CHUNK) / 1e9
+    delay = delay_ms(base.config, report["frames_per_second"], report["chunk_ms"])
+    return {**report, **given.noted, "error_255": error, "took_s": took, "planned_gb": planned, "delay_ms": delay}
+
+
+def delay_ms(config: ModelConfig, frames_per_second: float, chunk_ms: float, camera: float = 30.0) -> float:
+    """From a frame that a camera of so many frames a second takes to its picture: the window's frames, and a chunk.
+
+    A slower model gets as many frames as it can take. Without transport and drawing.
+    """
+    return (config.stream.window_frames - 1) / min(camera, frames_per_second) * 1e3 + chunk_ms
 
 
 def exact_frames(base: Networks, device: str, keyframes: int) -> Any:
@@ -179,31 +100,6 @@ def exact_frames(base: Networks, device: str, keyframes: int) -> Any:
         return inputs, frames_of(networks, keyframes, inputs)
 
 
-def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: the paths, and under it what the checks say."""
-    lines = [
-        "| path | window | keyframes | frames/s | chunk ms | window ms | decode ms | UNet share of matrix rate "
-        "| peak GB | planned GB | error /255 | made, opened s |",
-        "|---|---|---|---|---|---|---|---|---|---|---|---|",
-    ]
-    said = ["", "| check | |", "|---|---|"]
-    for row in rows:
-        if "failed" in row:
-            lines.append(f"| {row['note']} | | {row['keyframes']} | failed: {row['failed']} | | | | | | | | |")
-        elif "stages" not in row:
-            values = ", ".join(f"{name} {value}" for name, value in row.items() if name not in ("note", "key"))
-            said.append(f"| {row['note']} | {values} |")
-        else:
-            peak = "" if row["peak_gb"] is None else f"{row['peak_gb']:.2f}"
-            made = f"{row['made_s']:.1f}, {row['opened_s']:.1f}" if "made_s" in row else ""
-            lines.append(
-                f"| {row['note']} | {row['window']} | {row['keyframes']} | {row['frames_per_second']:.2f} "
-                f"| {row['chunk_ms']:.1f} | {row['stages']['window']:.1f} | {row['stages']['decode']:.1f} "
-                f"| {100 * row['share']:.0f} % | {peak} | {row['planned_gb']:.2f} | {row['error_255']:.3f} | {made} |"
-            )
-    return "\n".join(lines + said)
-
-
 def jobs(base: Networks, given: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
     """Every row and every check by its key, in their order."""
     low = dataclasses.replace(base, config=override(base.config, LOW_LATENCY))
@@ -217,13 +113,25 @@ def jobs(base: Networks, given: argparse.Namespace) -> dict[str, Callable[[], di
             exact[about] = exact_frames(networks, given.device, keyframes)
         return measure(networks, name, given.device, Try(keyframes, given.dry_run), given.chunks, exact[about])
 
-    for name, check in gpu_checks.CHECKS.items():
-        found[name] = lambda check=check: check(in_precision(base, given.device, HALF), given.dry_run)  # type: ignore[misc]
-    for keyframes in given.keyframes:
-        for name in ROWS:
-            found[f"{name}, {keyframes} keyframes"] = lambda n=name, k=keyframes: row(base, n, k, "own")  # type: ignore[misc]
+    def check(*names: str) -> None:
+        for key in gpu_checks.CHECKS:
+            if key.startswith(names) and key not in found:
+                found[key] = functools.partial(gpu_checks.CHECKS[key], base, given.device, given.dry_run)
+
+    def rows(names: Iterable[str], keyframes: int) -> None:
+        for name in names:
+            found.setdefault(f"{name}, {keyframes} keyframes", functools.partial(row, base, name, keyframes, "own"))
+
+    most, *fewer = given.keyframes
+    check("no ", "8 GB card", "frames/s", "golden, eager")
+    rows(FIRST_ROWS, most)
     for name in LOW_ROWS:
-        found[f"{name}, low latency"] = lambda n=name: row(low, n, 0, "low")  # type: ignore[misc]
+        found[f"{name}, low latency"] = functools.partial(row, low, name, 0, "low")
+    check("warm start", *(f"golden, {name}" for name in FIRST_ROWS))
+    for keyframes in fewer:
+        rows(FIRST_ROWS, keyframes)
+    rows(ROWS, most)
+    check("golden")
     return {
         key: job for key, job in found.items() if not given.rows or any(key.startswith(part) for part in given.rows)
     }
@@ -251,6 +159,8 @@ def main(arguments: list[str] | None = None) -> None:
     began, given = time.monotonic(), options(arguments)
     config: ModelConfig = getattr(configs, given.size.upper())
     torch.manual_seed(0)
+    # The yardstick is float32: torch would take TF32 for convolutions, with a mantissa as short as half precision's.
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     done = [json.loads(line) for line in given.output.read_text().splitlines()] if given.output.exists() else []
     base = gpu_checks.filled(config, given.device)
     left = {key: job for key, job in jobs(base, given).items() if key not in {row["key"] for row in done}}
@@ -266,9 +176,10 @@ def main(arguments: list[str] | None = None) -> None:
         done.append(row)
         with given.output.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
+        torch._dynamo.reset()  # graphs of rows that are over would count towards a limit
         if given.device.startswith("cuda"):
             torch.cuda.empty_cache()
-    print(table(done))
+    print(report_of(done))
     print(f"\nleft, call again: {', '.join(left)}" if left else "\nnothing is left")
 
 
