@@ -12,7 +12,7 @@ from personalive import diagnosis
 from personalive.diagnosis import DriverFacts, Finding, TorchFacts, judge_codecs, judge_gpu
 from personalive.errors import ConfigError
 from personalive.weights import find
-from personalive.weights.manifest import BUNDLES
+from personalive.weights.manifest import BASE_UNET, BUNDLES, TINY_DECODER, Part
 from personalive.weights.record import Entry, sha256_of, write_record
 
 CPU_BUILD = TorchFacts("2.13.0+cpu", None, False)
@@ -113,6 +113,21 @@ def test_official_weights_in_every_condition(here: Path) -> None:
     assert (found.state, found.mend) == ("problem", "personalive download official --repair")
     paths[1].unlink()
     assert findings()["model official"].says.startswith("incomplete in")
+
+
+@pytest.mark.parametrize(("bundle", "part"), [("taesd", TINY_DECODER), ("base-unet", BASE_UNET)])
+def test_each_damaged_file_is_mended_by_what_brought_it(bundle: str, part: Part, here: Path) -> None:
+    """Also where the official weights are not complete."""
+    root = here / "home" / "pretrained_weights"
+    path = root / part.places[0]
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"right")
+    write_record(root, {part.places[0]: Entry(5, sha256_of(path))})
+    assert f"weights {part.places[0]}" not in findings()
+    path.write_bytes(b"wrong")
+    found = findings()
+    assert found[f"weights {part.places[0]}"].mend == f"personalive download {bundle} --repair"
+    assert found["model official"].says == "not on this machine"
 
 
 def test_a_local_folder_is_named_in_the_command(here: Path) -> None:

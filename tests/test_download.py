@@ -17,7 +17,7 @@ import pytest
 from command import Command
 from fake_hub import COMMIT, FakeHub, running
 from personalive.errors import ConfigError, OutputError, WeightsError
-from personalive.weights import download, find, transfer
+from personalive.weights import download, find, official, transfer
 from personalive.weights.manifest import BASE_UNET, BUNDLES, DENOISING, Part, Repository
 from personalive.weights.record import RECORD, damaged_files, read_record
 from personalive.weights.sources import Folder, Hub, Listing, find_source
@@ -290,6 +290,16 @@ def test_somebodys_own_file_is_used_or_left_alone(hub: FakeHub, tmp_path: Path) 
     assert own.read_bytes() == CONTENT["weights/big.pth"]
 
 
+def test_what_rotted_since_it_was_verified_is_repaired(hub: FakeHub, tmp_path: Path) -> None:
+    """Its size is right and its recorded hash is the source's: only the bytes themselves tell."""
+    get(hub, tmp_path)
+    (tmp_path / "model/big.pth").write_bytes(noise(300_000, seed=5))
+    assert set(damaged_files(tmp_path)) == {"model/big.pth"}
+    assert [errand.place for errand in get(hub, tmp_path, repair=True).errands] == ["model/big.pth"]
+    assert (tmp_path / "model/big.pth").read_bytes() == CONTENT["weights/big.pth"]
+    assert damaged_files(tmp_path) == {}
+
+
 def test_the_other_format_of_the_same_file_is_as_good(hub: FakeHub, tmp_path: Path) -> None:
     hub.repositories[REPOSITORY.name] = {"weights/a.safetensors": b"new", "weights/a.bin": b"old"}
     part = Part(REPOSITORY, ("a.safetensors", "a.bin"))
@@ -380,6 +390,51 @@ def test_the_command_tells_and_fetches(
     wrong = command("download", "everything", "--to", tmp_path)
     assert wrong.code == 1
     assert wrong.err.startswith("error: there is no 'everything' to download")
+
+
+@pytest.mark.parametrize("open_entries", [[], ["conv_in.weight"]])
+def test_the_base_unet_comes_only_where_entries_are_open(
+    open_entries: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """`download official` against a hub that has all there is; which entries are open is for the files to say."""
+    content: dict[str, dict[str, bytes]] = {}
+    for part in (*BUNDLES["official"], BASE_UNET):
+        name = part.repository.root + part.files[0]
+        content.setdefault(part.repository.name, {})[name] = name.encode()
+    asked: list[Path] = []
+
+    def gaps(folder: Path) -> list[str]:
+        asked.append(folder)
+        return open_entries
+
+    monkeypatch.setattr(official, "denoising_gaps", gaps)
+    with running(FakeHub(content)) as hub:
+        done = Command(capsys)("download", "official", "--from", hub.url, "--to", tmp_path)
+        again = Command(capsys)("download", "official", "--from", "http://127.0.0.1:9", "--to", tmp_path)
+    assert (done.code, again.code) == (0, 0), done.err + again.err
+    wanted = {part.places[0] for part in BUNDLES["official"]} | ({BASE_UNET.places[0]} if open_entries else set())
+    assert files(tmp_path) == {*wanted, RECORD}
+    assert ("1 entries open (e.g. conv_in.weight): the base UNet is needed" in done.out) == bool(open_entries)
+    assert "licence  huaichang/PersonaLive: research only" in done.out
+    assert asked == [tmp_path] * (1 if open_entries else 2)  # with the base UNet there, nothing is asked of the files
+
+
+def test_files_come_side_by_side(hub: FakeHub, tmp_path: Path) -> None:
+    """Two files, each of which ends only when the other has begun: one after the other they would never come."""
+    both = threading.Barrier(2)
+    source = Hub(hub.url)
+    fetch = source.fetch
+
+    def meet(file: Any, part: Path, advance: Any, stop: Any) -> None:
+        both.wait(timeout=30)
+        fetch(file, part, advance, stop)
+
+    source.fetch = meet  # type: ignore[method-assign]
+    download.carry_out(download.plan((BIG, SMALL), source, tmp_path), source)
+    assert files(tmp_path) == {"model/big.pth", "model/config.json", RECORD}
 
 
 def test_a_stopped_command_says_how_to_go_on(

@@ -150,6 +150,7 @@ def weights() -> Iterator[Finding]:
     from personalive.weights.download import is_complete
     from personalive.weights.find import bundle, official_folder
     from personalive.weights.load import BUILT_IN, find_model
+    from personalive.weights.manifest import BUNDLES
     from personalive.weights.record import damaged_files, read_record
 
     for name in BUILT_IN:
@@ -160,14 +161,16 @@ def weights() -> Iterator[Finding]:
             yield Finding("problem", f"model {name}", str(error), "pip install --force-reinstall personalive")
     folder, parts = official_folder(), bundle("official")
     where = "" if folder == official_folder_of_user() else f" --to {folder}"
+    damaged = damaged_files(folder)
+    for place, wrong in damaged.items():
+        bundles = (name for name, parts in BUNDLES.items() if any(place in part.places for part in parts))
+        mend = f"personalive download {next(bundles, 'official')} --repair{where}"
+        yield Finding("problem", f"weights {place}", wrong, mend)
     if not is_complete(folder, parts):
         some = any((folder / place).is_file() for part in parts for place in part.places)
         says = f"incomplete in {folder}" if some else "not on this machine"
         yield Finding("problem" if some else "note", "model official", says, f"personalive download official{where}")
         return
-    damaged = damaged_files(folder)
-    for place, wrong in damaged.items():
-        yield Finding("problem", f"weights {place}", wrong, f"personalive download official --repair{where}")
     unknown = [p for part in parts for p in part.places if (folder / p).is_file() and p not in read_record(folder)]
     if unknown:
         says = f"in {folder}; {len(unknown)} files were never compared with the hub's hashes"

@@ -68,7 +68,7 @@ def plan(parts: Sequence[Part], source: Source, folder: Path, repair: bool = Fal
     """Ask the source what there is and compare it with what is in the folder.
 
     A file that is there but is not the source's is an error, since it may be somebody's own; with `repair` it is
-    fetched again.
+    fetched again, and every byte is looked at instead of what was recorded.
 
     Raises:
         WeightsError: the source cannot be asked or lacks a file; a file is there that is not the source's.
@@ -84,7 +84,7 @@ def plan(parts: Sequence[Part], source: Source, folder: Path, repair: bool = Fal
         name = _choose(part, listing, folder, source)
         place, file = repository.place(name), listing.files[name]
         if (folder / place).is_file():
-            wrong = _difference(folder, place, file, record)
+            wrong = _difference(folder, place, file, {} if repair else record)
             if not wrong:
                 ready.append(place)
                 continue
