@@ -17,12 +17,12 @@ from personalive.acceleration.choice import choose_runtime
 from personalive.acceleration.compile import compile_window
 from personalive.acceleration.made import read_made
 from personalive.acceleration.shapes import Shapes
-from personalive.acceleration.swap import SwappedUNet, append, own_unet, slots_in_use, swap
+from personalive.acceleration.swap import SwappedUNet, append, each_session, own_unet, slots_in_use, swap
 from personalive.contracts import Keyframes, KeyValues, MotionSignals, Networks
 from personalive.errors import ConfigError, OutputError, WeightsError
 from personalive.pipeline import PersonaLive
 from personalive.streaming import engine
-from personalive.streaming.state import batch
+from personalive.streaming.state import batch, map_tensors, split, tensors
 from toy import picture, pictures, random_signals, started, toy_networks
 
 TAU = {"stream__tau": 0.1}  # everything becomes a keyframe, until the slots are full
@@ -113,6 +113,36 @@ def test_a_swap_of_a_swap_is_of_the_unet_itself() -> None:
 
 
 @torch.no_grad()
+def test_compiled_code_gets_the_strides_that_it_was_made_for() -> None:
+    """Alone, in a batch, and after one: a package would read other strides as if they were its own."""
+    networks = toy_networks()
+    wanted = [tensor.stride() for tensor in export.example(networks, 0)]
+    assert wanted == [torch.empty(tensor.shape).stride() for tensor in export.example(networks, 0)]
+    unet, seen = own_unet(networks), []
+
+    def one(*given: Any) -> torch.Tensor:
+        seen.append([tensor.stride() for tensor in tensors(given)])
+        return unet(*given)
+
+    swapped = swap(networks, each_session(one))
+    sessions = [started(networks, 0), started(networks, 1)]
+    # As signals.encode_reference makes them: a view whose heads do not lie one after the other.
+    assert not sessions[0].reference.key_values.keys[0].is_contiguous()
+    driving = random_signals(networks.config, networks.config.stream.chunk_frames, 5, sessions=2)
+    alone, _ = engine.step(swapped, sessions[0], driving_of(driving, 0))
+    both, _ = engine.step(
+        swapped, batch([alone, engine.step(swapped, sessions[1], driving_of(driving, 1))[0]]), driving
+    )
+    engine.step(swapped, split(both)[0], driving_of(driving, 0))
+    assert len(seen) == 5
+    assert all(strides == wanted for strides in seen)
+
+
+def driving_of(driving: MotionSignals, session: int) -> MotionSignals:
+    return map_tensors(lambda tensor: tensor[session : session + 1], driving)
+
+
+@torch.no_grad()
 def test_a_compiled_window_is_one_whole_graph_for_each_number_of_keyframes() -> None:
     torch._dynamo.reset()
     networks, graphs = toy_networks(**TAU), []
@@ -127,14 +157,22 @@ def test_a_compiled_window_is_one_whole_graph_for_each_number_of_keyframes() -> 
         got = compiled.denoising_unet(*flat[:3], MotionSignals(flat[3], flat[4]), shared_of(flat))
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     assert len(graphs) == 2  # compiled whole, and never again
+    first, second = (inputs_and_result(networks, 0, seed) for seed in (3, 4))
+    flat = tuple(torch.cat(parts) for parts in zip(first[0], second[0], strict=True))
+    got = compiled.denoising_unet(*flat[:3], MotionSignals(flat[3], flat[4]), shared_of(flat))
+    torch.testing.assert_close(got, torch.cat([first[1], second[1]]), rtol=1e-4, atol=1e-5)
+    assert len(graphs) == 2  # two viewers do not wait for a third graph
+    assert torch._dynamo.config.recompile_limit >= 9  # the most keyframes of a model, and none; at 8 torch would raise
 
 
 # Files
 
 
 @torch.no_grad()
-def inputs_and_result(networks: Networks, keyframes: int) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-    torch.manual_seed(3)
+def inputs_and_result(
+    networks: Networks, keyframes: int, seed: int = 3
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    torch.manual_seed(seed)
     flat = export.example(networks, keyframes)
     return flat, export.FlatWindow(own_unet(networks))(*flat)
 

@@ -25,13 +25,12 @@ from personalive.acceleration.choice import (
     KINDS,
     check_runtime,
     choose_runtime,
-    each_session,
     quickest,
     window_files,
 )
 from personalive.acceleration.made import fingerprint, made_for
 from personalive.acceleration.runtimes import decode_by_openvino, has_bfloat16, open_onnx, open_openvino
-from personalive.acceleration.swap import SwappedUNet, own_unet, swap
+from personalive.acceleration.swap import SwappedUNet, each_session, own_unet, swap
 from personalive.acceleration.tensorrt import build, export_engine, open_engine
 from personalive.contracts import KeyValues, MotionSignals, Networks
 from personalive.errors import ConfigError, OutputError, WeightsError

@@ -11,17 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from personalive.acceleration.compile import compile_window
 from personalive.acceleration.export import export_onnx, export_package, made_package, open_package, unflattened
 from personalive.acceleration.made import Made, made_for, read_made
 from personalive.acceleration.runtimes import FlatRun, decode_by_openvino, has_bfloat16, open_onnx, open_openvino
-from personalive.acceleration.swap import WindowPass, own_unet, swap
+from personalive.acceleration.swap import WindowPass, each_session, own_unet, swap
 from personalive.acceleration.tensorrt import export_engine, made_engine, open_engine
-from personalive.contracts import KeyValues, MotionSignals, Networks
+from personalive.contracts import Networks
 from personalive.errors import ConfigError, OutputError
-from personalive.streaming.state import map_tensors
 from personalive.weights.record import unheard
 
 EAGER, COMPILE, AUTO = "eager", "compile", "auto"
@@ -188,16 +186,3 @@ def window_files(networks: Networks, kind: Kind, folder: Path, tell: Callable[[s
     for count in absent:
         kind.write(networks, paths[count], count)
     return paths
-
-
-def each_session(one: WindowPass) -> WindowPass:
-    """A pass for any number of sessions by one that takes a single one: a file's shapes are fixed."""
-
-    def run(
-        latents: Tensor, timesteps: Tensor, image_token: Tensor, signals: MotionSignals, shared: KeyValues
-    ) -> Tensor:
-        together = (latents, timesteps, image_token, signals, shared)
-        alone = [map_tensors(lambda tensor, b=b: tensor[b : b + 1], together) for b in range(latents.shape[0])]
-        return torch.cat([one(*arguments) for arguments in alone])
-
-    return run

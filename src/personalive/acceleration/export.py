@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from personalive.acceleration.made import Made, made_for
 from personalive.acceleration.runtimes import FlatRun
 from personalive.acceleration.shapes import Shapes
-from personalive.acceleration.swap import WindowPass, append, own_unet
+from personalive.acceleration.swap import WindowPass, append, own_unet, plain
 from personalive.contracts import KeyValues, MotionSignals, Networks
 from personalive.errors import ConfigError, OutputError, WeightsError
 from personalive.models.denoising_unet import DenoisingUNet
@@ -63,7 +63,7 @@ def example(networks: Networks, keyframes: int) -> tuple[Tensor, ...]:
     timesteps = Schedule(config.stream).window_timesteps(parameter.device)[None]  # (1, F)
     latents = shapes.latents(config.stream.window_frames).to(parameter.dtype)
     flat = (latents, timesteps, reference.image_token, window.motion, window.pose, *shared.keys, *shared.values)
-    return tuple(tensor.clone() for tensor in flat)  # some are views of one memory
+    return tuple(plain(tensor).clone() for tensor in flat)  # some are views of one memory
 
 
 @torch.no_grad()

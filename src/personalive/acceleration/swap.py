@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from personalive.contracts import Keyframes, KeyValues, MotionSignals, Networks
 from personalive.models.denoising_unet import DenoisingUNet
+from personalive.streaming.state import map_tensors
 
 
 class WindowPass(Protocol):
@@ -72,6 +73,28 @@ def swap(networks: Networks, run: WindowPass | Mapping[int, WindowPass]) -> Netw
     """The networks with another window pass, or another for each of some numbers of keyframes. The rest is shared."""
     unet = own_unet(networks)
     return dataclasses.replace(networks, denoising_unet=cast(DenoisingUNet, SwappedUNet(unet, run)))
+
+
+def each_session(one: WindowPass) -> WindowPass:
+    """A pass for any number of sessions by one that takes a single one, of fixed shapes and strides."""
+
+    def run(
+        latents: Tensor, timesteps: Tensor, image_token: Tensor, signals: MotionSignals, shared: KeyValues
+    ) -> Tensor:
+        together = (latents, timesteps, image_token, signals, shared)
+        alone = [map_tensors(lambda tensor, b=b: plain(tensor[b : b + 1]), together) for b in range(latents.shape[0])]
+        return torch.cat([one(*arguments) for arguments in alone])
+
+    return run
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """The tensor with the strides of its shape; a copy only where the numbers lie in another order.
+
+    Compiled code reads memory as the tensors lay that it was compiled with, often without a check. A session's own keys
+    are a transposed view, those of one that was in a batch are not.
+    """
+    return tensor.contiguous().flatten().view(tensor.shape)
 
 
 def own_unet(networks: Networks) -> DenoisingUNet:
