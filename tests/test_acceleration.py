@@ -120,9 +120,10 @@ def test_compiled_code_gets_the_strides_that_it_was_made_for() -> None:
     assert wanted == [torch.empty(tensor.shape).stride() for tensor in export.example(networks, 0)]
     unet, seen = own_unet(networks), []
 
-    def one(*given: Any) -> torch.Tensor:
+    def one(latents: Any, timesteps: Any, image_token: Any, signals: MotionSignals, shared: KeyValues) -> Any:
+        given = (latents, timesteps, image_token, signals.motion, signals.pose, shared)
         seen.append([tensor.stride() for tensor in tensors(given)])
-        return unet(*given)
+        return unet(latents, timesteps, image_token, signals, shared)
 
     swapped = swap(networks, each_session(one))
     sessions = [started(networks, 0), started(networks, 1)]

@@ -359,3 +359,4 @@ def test_production_size_from_published_files_to_frames(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "model")
     frames = model.start(picture(0, 128)).push(pictures(16))
     assert frames.shape == (4, 128, 128, 3)
+    assert np.ptp(frames) > 0  # numbers that are none would all become the same colour
