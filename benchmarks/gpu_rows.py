@@ -164,10 +164,12 @@ def batched_projections(networks: Networks, given: Try) -> Networks:
 def _forward_batched(
     self: Any, tokens: Tensor, context: Tensor | None = None, shared: SharedKeyValues | None = None
 ) -> Tensor:
-    if context is None:
-        query, key, value = functional.linear(tokens, self.all_three).chunk(3, dim=-1)
+    together = getattr(self, "all_three", None)  # the reference UNet's have none
+    if context is None and together is not None:
+        query, key, value = functional.linear(tokens, together).chunk(3, dim=-1)
     else:
-        query, key, value = self.to_q(tokens), self.to_k(context), self.to_v(context)
+        source = tokens if context is None else context
+        query, key, value = self.to_q(tokens), self.to_k(source), self.to_v(source)
     result: Tensor = self.to_out(attention.attend(query, key, value, self.heads, shared))
     return result
 

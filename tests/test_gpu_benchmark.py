@@ -18,7 +18,7 @@ from personalive.acceleration import export
 from personalive.acceleration.swap import own_unet
 from personalive.config import TOY, override
 from personalive.weights.folder import save_folder
-from toy import toy_networks
+from toy import reference, toy_networks
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -133,6 +133,7 @@ def test_other_ways_of_the_unet_compute_the_same(name: str, gpu: Any, monkeypatc
     with given.until:
         changed = getattr(rows, name)(rows.in_precision(networks, "cpu", rows.HALF), given)
         got = export.FlatWindow(own_unet(changed))(*flat)
+        reference(changed)  # the other UNet is left as it is
     assert set(used) == {"partial_softmax" if name == "merged_attention" else "_forward_batched"}
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     assert (rows.attention.attend, rows.Attention.forward) == before  # other rows are not touched
