@@ -73,6 +73,9 @@ def test_the_command(tmp_path: object, capsys: pytest.CaptureFixture[str]) -> No
     done = command("bench", "speed", "--random", "toy", "--chunks", "1", "--json", "--device", "cpu")
     assert done.code == 0, done.err
     assert json.loads(done.out)["note"] == "random weights"
+    done = command("bench", "speed", "--random", "toy", "--chunks", "1", "--json", "--device", "cpu", "--window", "2x3")
+    assert json.loads(done.out)["window"] == "2 levels of 3 frames"
+    assert "'2' is not LEVELSxFRAMES" in command("bench", "speed", "--random", "toy", "--window", "2").err
     assert "no size 'giant'" in command("bench", "speed", "--random", "giant").err
     assert "--keyframes is from 0 to 8" in command("bench", "speed", "--keyframes", "9").err
 

@@ -282,6 +282,11 @@ def test_a_checkpoint_gives_the_same_frames(model: PersonaLive, tmp_path: Path) 
     assert loaded.config == model.config
     a, b = (animate(m.start(picture(1), seed=5), pictures(3), 3) for m in (model, loaded))
     assert np.array_equal(a, b)
+    low = PersonaLive.from_pretrained(path, device="cpu", window="2x2").start(picture(1))
+    assert (low.chunk_frames, low.delay_frames) == (2, 3)
+    assert [len(low.push(frame[None])) for frame in pictures(6)] == [0, 0, 0, 2, 0, 2]
+    with pytest.raises(ConfigError, match="has not two levels"):
+        PersonaLive.from_pretrained(path, device="cpu", window="1x4")
 
 
 def test_networks_of_another_precision_run(model: PersonaLive) -> None:

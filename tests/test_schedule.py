@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parity_fill import golden, relative_error
-from personalive.config import OFFICIAL, StreamConfig
+from personalive.config import MINI, OFFICIAL, StreamConfig, with_window
+from personalive.errors import ConfigError
 from personalive.streaming.schedule import Schedule
 
 PREDICTIONS = st.sampled_from(["epsilon", "v_prediction"])
@@ -94,3 +95,34 @@ def test_half_precision_samples_are_stepped_in_float32() -> None:
     stepped = ours.ddim_step(sample.half(), prediction.half(), torch.tensor([999]))
     assert stepped.dtype == torch.float32
     assert relative_error(stepped, ours.ddim_step(sample, prediction, torch.tensor([999]))) < 2e-3
+
+
+def test_another_window_spans_the_same_noise() -> None:
+    assert with_window(OFFICIAL, "4x4") == OFFICIAL
+    low = with_window(MINI, "2x2").stream
+    assert (low.timesteps, low.window_frames, low.lead_in_frames) == ((0, 999), 4, 2)
+    assert with_window(MINI, "3x8").stream.timesteps == (0, 499, 998)
+    # The first step from pure noise lands on the cleanest level, the second one cleans it.
+    schedule = Schedule(low)
+    clean, noise = torch.randn(2, 4, 4, 8, 8)
+    last = torch.full((4,), 999)
+    after = schedule.ddim_step(schedule.add_noise(clean, noise, last), schedule.target(clean, noise, last), last)
+    torch.testing.assert_close(after, schedule.add_noise(clean, noise, torch.zeros(4).long()), rtol=1e-3, atol=1e-2)
+
+
+@pytest.mark.parametrize(
+    ("window", "message"),
+    [
+        ("", "is not LEVELSxFRAMES of a chunk, as in 4x4 or 2x2"),
+        ("4", "the window '4' is not LEVELSxFRAMES"),
+        ("2x2x2", "is not LEVELSxFRAMES"),
+        ("-2x2", "is not LEVELSxFRAMES"),
+        ("1x4", "has not two levels"),
+        ("9x1", r"stream\.levels: 9 is not in 1\.\.8"),
+        ("2x0", r"stream\.chunk_frames: 0 is not in 1\.\.16"),
+        ("4x16", "the window is longer than unet.max_frames"),
+    ],
+)
+def test_a_window_that_cannot_be(window: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        with_window(MINI, window)

@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from command import Command, save_toy
 from fake_hub import FakeHub, running
-from personalive.acceleration.decoder import SwappedDecoder, random_tiny_decoder, swap_decoder
+from personalive.acceleration.decoder import SwappedDecoder, decodes_tiny, random_tiny_decoder, swap_decoder
 from personalive.config import MINI, OFFICIAL, TOY
 from personalive.errors import ConfigError, WeightsError
 from personalive.models.tiny_decoder import TinyDecoder
@@ -145,6 +145,9 @@ def test_only_the_pictures_change() -> None:
     again = random_tiny_decoder(swapped)
     assert isinstance(again.autoencoder, SwappedDecoder)
     assert again.autoencoder.autoencoder is networks.autoencoder
+    assert decodes_tiny(swapped)
+    assert not decodes_tiny(networks)
+    assert not decodes_tiny(swap_decoder(networks, networks.autoencoder)), "another runtime's decoder is not tiny"
     with pytest.raises(ConfigError, match="does not fit the latents of mini"):
         random_tiny_decoder(dataclasses.replace(networks, config=MINI))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -428,3 +429,19 @@ def override(config: ModelConfig, assignments: dict[str, Any]) -> ModelConfig:
         _require(leaf in table, f"{path}: unknown field (known here: {', '.join(sorted(table))})")
         table[leaf] = value
     return build(ModelConfig, data, "config")
+
+
+def with_window(config: ModelConfig, window: str) -> ModelConfig:
+    """A model with another window, "LEVELSxFRAMES": 4x4 as published; 2x2 shows a frame three driving frames later.
+
+    The levels spread over the whole noise schedule, as the published ones do: (0, 333, 666, 999), or (0, 999).
+    Raises ConfigError for what is no such window.
+    """
+    match = re.fullmatch(r"(\d{1,2})x(\d{1,2})", window)
+    _require(match is not None, f"the window {window!r} is not LEVELSxFRAMES of a chunk, as in 4x4 or 2x2")
+    assert match is not None
+    levels, frames = (int(part) for part in match.groups())
+    _require(levels >= 2, f"the window {window} has not two levels: a step from noise and one that cleans")
+    step = (config.stream.train_timesteps - 1) // (levels - 1)
+    changes = {"stream.levels": levels, "stream.chunk_frames": frames, "stream.step_size": step}
+    return override(config, changes)

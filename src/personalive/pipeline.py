@@ -9,6 +9,7 @@ what comes out, and many sessions step together in one batch.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -21,7 +22,7 @@ from personalive.acceleration.choice import EAGER, check_runtime, choose_runtime
 from personalive.acceleration.decoder import swap_decoder
 from personalive.acceleration.memory import fit
 from personalive.animate import DEFAULT_OUTPUT, AnimatedVideo, AnimateOptions, animate, prepare
-from personalive.config import ModelConfig
+from personalive.config import ModelConfig, with_window
 from personalive.contracts import Networks
 from personalive.device import choose_device as choose_device
 from personalive.media.frames import Pixels
@@ -51,6 +52,7 @@ class PersonaLive:
         memory: str = "auto",
         decoder: str = OWN,
         runtime: str = EAGER,
+        window: str | None = None,
         tell: Callable[[str], object] = logger.info,
     ) -> PersonaLive:
         """A model by any name that `weights.find` knows: built-in, "official", file, folder, hub id.
@@ -62,14 +64,17 @@ class PersonaLive:
         runtime: what computes the denoising UNet: "eager", "compile", "aoti" (compiled once, kept), on a CPU
         "onnxruntime", "openvino" or "openvino-bfloat16" (with the decoder, rounded), on a GPU "tensorrt"; the path of
         a file, or a folder, of `personalive export`; or "auto" (`acceleration.choice.quickest`).
+        window: LEVELSxFRAMES instead of the model's own ("4x4"): "2x2" shows a frame three driving frames later, not
+        fifteen, less steady and less like the portrait (`config.with_window`).
         Raises WeightsError for a checkpoint that cannot be used, and ConfigError for a device that is not there or has
         not enough memory.
         """
         check_runtime(runtime)
         place, model = choose_device(device), find(name_or_path)
         other = find_decoder(decoder, model.config.autoencoder, Path(name_or_path))
-        fitted = fit(model.config, model.size, place, dtype, memory, tell)
-        networks = model.load(place, fitted.dtype)
+        config = model.config if window is None else with_window(model.config, window)
+        fitted = fit(config, model.size, place, dtype, memory, tell)
+        networks = dataclasses.replace(model.load(place, fitted.dtype), config=config)
         if place.type != "cpu":
             offload.apply(networks, fitted.policy, place)
         if other is not None:

@@ -47,3 +47,9 @@ def random_tiny_decoder(networks: Networks) -> Networks:
     parameter = next(networks.autoencoder.parameters())
     with torch.device(parameter.device):
         return swap_decoder(networks, TinyDecoder().to(parameter.dtype).eval())
+
+
+def decodes_tiny(networks: Networks) -> bool:
+    """Whether the tiny decoder makes the pictures."""
+    own: nn.Module = networks.autoencoder
+    return isinstance(own, SwappedDecoder) and isinstance(own.decoder, TinyDecoder)

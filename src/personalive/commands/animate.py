@@ -38,6 +38,10 @@ def animate_portrait(
             "`personalive export` wrote; auto: the quickest that is installed."
         ),
     ] = "eager",
+    window: Annotated[
+        str | None,
+        typer.Option(help="LEVELSxFRAMES of the model's window instead of its own, e.g. 2x2: sooner, less steady."),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal videos.")] = 0,
     max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
     crop: Annotated[
@@ -71,7 +75,7 @@ def animate_portrait(
 
     dtype = precision_named(precision)
     tell = lambda line: typer.echo(line, err=True)  # noqa: E731
-    networks = PersonaLive.from_pretrained(model, device, dtype, memory, decoder, runtime, tell)
+    networks = PersonaLive.from_pretrained(model, device, dtype, memory, decoder, runtime, window, tell)
     with progress_bar("animating") as progress:
         done = animate(networks, job, progress)
     typer.echo(

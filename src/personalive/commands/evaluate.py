@@ -52,6 +52,7 @@ def evaluate_videos(
     memory: Annotated[str, typer.Option(help="With a large --model: auto, 24GB, 12GB, 8GB.")] = "auto",
     decoder: Annotated[str, typer.Option(help="With --model: vae (its own), taesd (tiny), or a file.")] = "vae",
     runtime: Annotated[str, typer.Option(help="With --model: what computes the UNet, as for `animate`.")] = "eager",
+    window: Annotated[str | None, typer.Option(help="With --model: LEVELSxFRAMES, as for `animate`.")] = None,
     system: Annotated[str | None, typer.Option(help="What made the videos, for the report.")] = None,
     fps: Annotated[float | None, typer.Option(min=0.001, help="How fast it made them, frames per second.")] = None,
     timed_on: Annotated[str, typer.Option(help="The machine of --fps.")] = "machine not named",
@@ -96,7 +97,7 @@ def evaluate_videos(
     gallery = gallery_of(cases)
     cases, source = cases[:limit], _stated(system or "not named", fps, timed_on)
     if model is not None:
-        own = _Own(model, crop, seed, device, precision, memory, decoder, runtime, max_frames)
+        own = _Own(model, crop, seed, device, precision, memory, decoder, runtime, window, max_frames)
         cases, runs, bad, source = own.animate(cases, output, skip_bad)
         source |= next(({"peak memory": run.source["peak memory"]} for run in runs.values()), {})
         problems += bad
@@ -169,6 +170,7 @@ class _Own:
     memory: str
     decoder: str
     runtime: str
+    window: str | None
     max_frames: int | None
 
     def animate(
@@ -177,6 +179,7 @@ class _Own:
         """The cases as they were animated, what each took, what could not be done, and the report's source."""
         if self.crop not in ("auto", "none"):
             raise ConfigError(f"crop is {self.crop!r}; choose auto or none")
+        from personalive.config import with_window
         from personalive.device import choose_device, precision_named
         from personalive.evaluation.inputs import prepare_inputs
         from personalive.evaluation.outputs import Settings, animate_cases
@@ -187,12 +190,14 @@ class _Own:
         found, dtype = find(self.model), precision_named(self.precision)
         options = {"device": str(choose_device(self.device)), "precision": self.precision, "runtime": self.runtime}
         options |= {"decoder": self.decoder, "memory": self.memory, "crop": self.crop}
+        options |= {} if self.window is None else {"window": self.window}
         settings = Settings(self.model, options, self.seed, self.max_frames)
-        source = provenance(settings.title, settings.config(found.config))
+        config = found.config if self.window is None else with_window(found.config, self.window)
+        source = provenance(settings.title, settings.config(config))
 
         def opened() -> PersonaLive:
             return PersonaLive.from_pretrained(
-                self.model, self.device, dtype, self.memory, self.decoder, self.runtime, _tell
+                self.model, self.device, dtype, self.memory, self.decoder, self.runtime, self.window, _tell
             )
 
         with progress_bar("animating", "videos") as progress:

@@ -33,6 +33,9 @@ def serve_live(
             "a file (or a folder of them) of `personalive export` [default: auto]."
         ),
     ] = None,
+    window: Annotated[
+        str | None, typer.Option(help="LEVELSxFRAMES of the model's window, e.g. 2x2 [default: its own, 4x4].")
+    ] = None,
     token: Annotated[str | None, typer.Option(help="What clients must show; made up where needed and not set.")] = None,
     max_sessions: Annotated[
         int | None, typer.Option(help="How many sessions at most [default: as many as can have --rate, as measured].")
@@ -57,7 +60,7 @@ def serve_live(
 
     flags = {
         "host": host, "port": port, "model": model, "device": device, "decoder": decoder,
-        "runtime": runtime, "token": token, "max_sessions": max_sessions,
+        "runtime": runtime, "window": window, "token": token, "max_sessions": max_sessions,
         "rate": rate, "badge": badge, "virtual_camera": virtual_camera,
     }  # fmt: skip
     chosen = with_token(load_settings(flags, settings))

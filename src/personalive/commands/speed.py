@@ -39,6 +39,7 @@ def measure_speed(
             "`personalive export` wrote; auto: the quickest that is installed."
         ),
     ] = "eager",
+    window: Annotated[str | None, typer.Option(help="LEVELSxFRAMES instead of the model's own, e.g. 2x2.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="JSON instead of a table.")] = False,
 ) -> None:
     """Measure a stream of one session: milliseconds of each stage, frames/s, memory, operations.
@@ -57,17 +58,23 @@ def measure_speed(
         from personalive.pipeline import PersonaLive
 
         networks = PersonaLive.from_pretrained(
-            model, device, dtype, decoder=decoder, runtime=runtime, tell=_tell
+            model, device, dtype, decoder=decoder, runtime=runtime, window=window, tell=_tell
         ).networks
     else:
-        networks = _random(random, choose_device(device), dtype, image_size, decoder, runtime)
+        networks = _random(random, choose_device(device), dtype, image_size, decoder, runtime, window)
     said = (random and "random weights", decoder != "vae" and f"decoder {decoder}", runtime != "eager" and runtime)
     report = bench(networks, keyframes, chunks, note=", ".join(str(part) for part in said if part))
     typer.echo(report.to_json() if as_json else report.to_table())
 
 
 def _random(
-    size: str, place: torch.device, dtype: torch.dtype | None, image_size: int | None, decoder: str, runtime: str
+    size: str,
+    place: torch.device,
+    dtype: torch.dtype | None,
+    image_size: int | None,
+    decoder: str,
+    runtime: str,
+    window: str | None,
 ) -> Networks:
     """Networks with random weights. Their files for other runtimes are of no use later."""
     import torch
@@ -82,6 +89,8 @@ def _random(
     config: Any = getattr(configs, size.upper())
     if image_size is not None:
         config = configs.override(config, {"image_size": image_size})
+    if window is not None:
+        config = configs.with_window(config, window)
     half = size == "official" and place.type == "cuda"
     networks = build_networks(config, place, dtype or (torch.float16 if half else torch.float32))
     if decoder == "taesd":

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from personalive.acceleration.decoder import SwappedDecoder, random_tiny_decoder
+from personalive.acceleration.decoder import decodes_tiny, random_tiny_decoder
 from personalive.acceleration.shapes import Shapes, stages_of
 from personalive.config import ModelConfig, override
 from personalive.contracts import Keyframes, KeyValues, Networks
@@ -115,7 +115,7 @@ def bench(
     for _ in range(chunks):
         session.chunk(lambda stage, piece: stages[stage].append(timer.time(piece)))
     medians = {stage: statistics.median(times) for stage, times in stages.items()}
-    tflop = count_tflop(config, keyframes, tiny=isinstance(networks.autoencoder, SwappedDecoder))
+    tflop = count_tflop(config, keyframes, tiny=decodes_tiny(networks))
     rate = matrix_tflops(parameter.device, parameter.dtype, timer)
     chunk_ms = statistics.median(whole)
     return BenchReport(

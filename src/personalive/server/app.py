@@ -168,7 +168,11 @@ def _loader(pipeline: Model | None, settings: Settings) -> Callable[[Callable[[f
 
         tell(0.4)
         return PersonaLive.from_pretrained(
-            settings.model, settings.device, decoder=settings.decoder, runtime=settings.runtime
+            settings.model,
+            settings.device,
+            decoder=settings.decoder,
+            runtime=settings.runtime,
+            window=settings.window,
         )
 
     return load
