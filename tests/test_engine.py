@@ -398,3 +398,28 @@ def test_noise_is_standard_normal_across_draws() -> None:
     assert abs(float(noise.mean())) < 0.02
     assert float(noise.std()) == pytest.approx(1.0, abs=0.02)
     assert len({tuple(row[:3].tolist()) for row in noise}) == 500
+
+
+def test_frames_can_have_noise_in_common() -> None:
+    seeds, draws = torch.tensor([3, 3, 4]), torch.tensor([1, 2, 1])
+    shape = (4, 4, 40, 40)
+    first, second, other = draw_noise(seeds, draws, shape, common=1.0)
+    assert torch.equal(first, first[:1].expand_as(first))
+    assert torch.equal(first, second)
+    rows = torch.cat([part.flatten(1) for part in draw_noise(seeds, draws, shape, common=0.75)])
+    assert float(rows.std()) == pytest.approx(1.0, abs=0.02)
+    alike = torch.corrcoef(rows)[:8, :8].masked_select(~torch.eye(8, dtype=torch.bool))
+    torch.testing.assert_close(alike, torch.full_like(alike, 0.75), atol=0.06, rtol=0)
+    assert float(torch.corrcoef(torch.stack([first[0].flatten(), other[0].flatten()]))[0, 1]) < 0.1
+    assert torch.equal(draw_noise(seeds, draws, shape, common=0.0), draw_noise(seeds, draws, shape))
+
+
+def test_the_stream_draws_with_the_noise_of_its_config() -> None:
+    plain, common = toy_networks(), toy_networks(stream__common_noise=1.0)
+    a, b = (started(networks, 0).latents for networks in (plain, common))
+    noise = draw_noise(torch.tensor([0]), torch.tensor([0]), a.shape[1:], common=1.0)
+    assert not torch.equal(a, b)
+    reference = started(common, 0).reference.latents
+    schedule = engine.Schedule(common.config.stream)
+    timesteps = schedule.window_timesteps()[None, : a.shape[1]]
+    torch.testing.assert_close(b, schedule.add_noise(reference[:, None].expand(a.shape), noise, timesteps))

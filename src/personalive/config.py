@@ -173,7 +173,11 @@ class KeypointConfig:
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """The micro-chunk denoiser (spec section 3): schedule, window, keyframes, motion gains."""
+    """The micro-chunk denoiser (spec section 3): schedule, window, keyframes, motion gains.
+
+    `common_noise`: share of the noise's variance that all frames of a stream have in common (0: none, as published; the
+    mixed noise of "Preserve Your Own Correlation", Ge et al. 2023): a driver that holds still gives a stiller picture.
+    """
 
     chunk_frames: int = 4
     levels: int = 4
@@ -186,6 +190,7 @@ class StreamConfig:
     tau: float = 17.0
     keyframes_from_step: int = 9
     motion_interpolated_start: bool = True
+    common_noise: float = 0.0
     chunk_attention: bool = False
     translation_gain: float = 0.5
     scale_gain: float = 0.0
@@ -200,6 +205,7 @@ class StreamConfig:
             "stream.levels * step_size goes beyond train_timesteps",
         )
         _require(self.tau >= 0, f"stream.tau: {self.tau} is negative")
+        _require(0 <= self.common_noise <= 1, f"stream.common_noise: {self.common_noise} is not in 0..1")
 
     @property
     def timesteps(self) -> tuple[int, ...]:
@@ -318,7 +324,7 @@ MINI = ModelConfig(
     ),
     pose_guider=PoseGuiderConfig(channels=(8, 16, 32, 64), out_channels=64, position=16),
     keypoints=KeypointConfig(radius=4.0, soft=True),
-    stream=StreamConfig(prediction="v_prediction", translation_gain=1.0, scale_gain=1.0, tau=4.0),
+    stream=StreamConfig(prediction="v_prediction", translation_gain=1.0, scale_gain=1.0, tau=4.0, common_noise=0.9),
 )
 
 TOY = ModelConfig(

@@ -46,7 +46,7 @@ def start(
     steps = torch.zeros_like(seeds)
     latents, device = reference.latents, reference.latents.device
     if noise is None:
-        noise = draw_noise(seeds, steps, (frames, *latents.shape[1:]), device)
+        noise = draw_noise(seeds, steps, (frames, *latents.shape[1:]), device, config.common_noise)
     schedule = Schedule(config)
     older = latents.float()[:, None].expand(noise.shape)  # (B, 1, C, h, w) -> (B, L, C, h, w)
     timesteps = schedule.window_timesteps(device)[:frames].expand(sessions, -1)
@@ -126,7 +126,7 @@ def _noised_reference(networks: Networks, state: StreamState, noise: Tensor | No
     latents = state.reference.latents
     if noise is None:
         shape = (config.chunk_frames, *latents.shape[1:])
-        noise = draw_noise(state.seeds, state.steps + 1, shape, latents.device)
+        noise = draw_noise(state.seeds, state.steps + 1, shape, latents.device, config.common_noise)
     timesteps = torch.full(noise.shape[:2], config.timesteps[-1], device=latents.device)
     return Schedule(config).add_noise(latents.float()[:, None].expand(noise.shape), noise, timesteps)
 

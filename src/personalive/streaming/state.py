@@ -15,6 +15,9 @@ from personalive.device import send
 
 T = TypeVar("T")
 
+COMMON = -1
+"""The draw that all frames of a session share; the others are counted from 0."""
+
 _MASK32 = 0xFFFFFFFF
 
 
@@ -76,17 +79,28 @@ def split(state: StreamState) -> list[StreamState]:
     return [map_tensors(lambda tensor, i=i: tensor[i : i + 1].clone(), state) for i in range(state.sessions)]
 
 
-def draw_noise(seeds: Tensor, draws: Tensor, shape: Sequence[int], device: torch.device | str = "cpu") -> Tensor:
-    """Standard normal noise (B, *shape) float32, for session b a function of seeds[b] and draws[b] alone.
+def draw_noise(
+    seeds: Tensor, draws: Tensor, shape: Sequence[int], device: torch.device | str = "cpu", common: float = 0.0
+) -> Tensor:
+    """Standard normal noise (B, F, ...) float32 of a `shape` (F, ...): session b's follows from seeds[b] and draws[b].
 
     Draw 0 belongs to the lead-in, draw 1 + i to step i. Drawn on the CPU, so that the device does not matter.
+    common: the share of the variance that is the same in all frames of all draws of a session.
     """
+    noise = _drawn(seeds, draws, shape)
+    if common:
+        shared = _drawn(seeds, torch.full_like(draws, COMMON), (1, *shape[1:]))
+        noise = common**0.5 * shared + (1 - common) ** 0.5 * noise
+    return send(noise, torch.device(device))
+
+
+def _drawn(seeds: Tensor, draws: Tensor, shape: Sequence[int]) -> Tensor:
     generator = torch.Generator()
     parts = []
     for seed, draw in zip(seeds.tolist(), draws.tolist(), strict=True):
         generator.manual_seed(_mix(seed, draw))
         parts.append(torch.randn(tuple(shape), generator=generator))
-    return send(torch.stack(parts), torch.device(device))
+    return torch.stack(parts)
 
 
 def _mix(seed: int, draw: int) -> int:
