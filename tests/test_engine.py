@@ -19,6 +19,7 @@ from personalive.motion import signals
 from personalive.streaming import engine
 from personalive.streaming import keyframes as memory
 from personalive.streaming.schedule import Schedule
+from personalive.streaming.schedule import Schedule
 from personalive.streaming.state import StreamState, batch, draw_noise, map_tensors, split, tensors
 from personalive.weights.load import build_networks, modules
 from toy import random_signals, reference, started, toy_networks
@@ -420,6 +421,6 @@ def test_the_stream_draws_with_the_noise_of_its_config() -> None:
     noise = draw_noise(torch.tensor([0]), torch.tensor([0]), a.shape[1:], common=1.0)
     assert not torch.equal(a, b)
     reference = started(common, 0).reference.latents
-    schedule = engine.Schedule(common.config.stream)
+    schedule = Schedule(common.config.stream)
     timesteps = schedule.window_timesteps()[None, : a.shape[1]]
     torch.testing.assert_close(b, schedule.add_noise(reference[:, None].expand(a.shape), noise, timesteps))
