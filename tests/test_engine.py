@@ -19,7 +19,6 @@ from personalive.motion import signals
 from personalive.streaming import engine
 from personalive.streaming import keyframes as memory
 from personalive.streaming.schedule import Schedule
-from personalive.streaming.schedule import Schedule
 from personalive.streaming.state import StreamState, batch, draw_noise, map_tensors, split, tensors
 from personalive.weights.load import build_networks, modules
 from toy import random_signals, reference, started, toy_networks
