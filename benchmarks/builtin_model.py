@@ -8,7 +8,9 @@ run that is stopped leaves what it has; `--sections` chooses some of them.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import itertools
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import Any
 
 import torch
 
+from personalive.config import override
 from personalive.data.landmarks import EXPRESSION
 from personalive.data.shards import PersonRecord, read_shards
 from personalive.evaluation.animator import Animator, streamed
@@ -145,11 +148,16 @@ def main() -> None:
     parser.add_argument("--long-frames", type=int, default=2000)
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--set", action="append", default=[], help="of the model's configuration: stream.levels=2 ...")
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     clips, faces = (list(itertools.islice(read_shards(p), args.people)) for p in (args.clips, args.expression))
-    evaluation = Evaluation(PersonaLive.from_pretrained(args.model), clips, faces, args.long_frames)
+    networks = PersonaLive.from_pretrained(args.model).networks
+    changes = {name: json.loads(value) for name, value in (text.split("=", 1) for text in args.set)}
+    networks = dataclasses.replace(networks, config=override(networks.config, changes))
+    evaluation = Evaluation(PersonaLive(networks), clips, faces, args.long_frames)
+    source = provenance(" ".join([args.model, *args.set]))
     done: dict[str, list[Any]] = {}
     table: list[Row] = []
     for section in args.sections:
@@ -157,8 +165,8 @@ def main() -> None:
         if done[section]:
             table += rows(section, done[section])
         if args.output:
-            write_json(args.output, table, provenance(args.model), done)
-    print(markdown(table, provenance(args.model)))
+            write_json(args.output, table, source, done)
+    print(markdown(table, source))
 
 
 if __name__ == "__main__":
