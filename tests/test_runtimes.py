@@ -8,6 +8,7 @@ import importlib.util
 import re
 import shutil
 import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -48,7 +49,10 @@ TAU = {"stream__tau": 0.1, "stream__keyframes": 1}  # the first frame that may b
 def window(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy model's file for one keyframe."""
     pytest.importorskip("onnxscript")
-    return export.export_onnx(toy_networks(**TAU), tmp_path_factory.mktemp("windows") / "window.onnx", keyframes=1)
+    path = tmp_path_factory.mktemp("windows") / "window.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # nothing that a user could do anything about
+        return export.export_onnx(toy_networks(**TAU), path, keyframes=1)
 
 
 def frames(networks: Networks, count: int = 52) -> np.ndarray[Any, Any]:

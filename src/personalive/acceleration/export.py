@@ -5,9 +5,12 @@ A file is made for one configuration, one precision and one number of keyframes:
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -75,18 +78,33 @@ def export_onnx(networks: Networks, path: str | Path, keyframes: int = 0) -> Pat
     """
     path = Path(path)
     arguments = example(networks, keyframes)
-    program = torch.onnx.export(
-        FlatWindow(own_unet(networks)).eval(),
-        arguments,
-        input_names=input_names(networks),
-        output_names=[OUTPUT],
-        dynamo=True,
-        verbose=False,
-    )
+    with _without_chatter():
+        program = torch.onnx.export(
+            FlatWindow(own_unet(networks)).eval(),
+            arguments,
+            input_names=input_names(networks),
+            output_names=[OUTPUT],
+            dynamo=True,
+            verbose=False,
+        )
     assert program is not None
     large = sum(p.numel() * p.element_size() for p in own_unet(networks).parameters()) > 2**31 - 2**24
     made = made_for(networks, keyframes)
     return in_place(path, lambda temporary: program.save(str(temporary), external_data=large), made)
+
+
+@contextmanager
+def _without_chatter() -> Iterator[None]:
+    """The exporter tells everybody that torchvision is not there, and warns of its own deprecated calls."""
+    exporter = logging.getLogger("torch.onnx")
+    level = exporter.level
+    exporter.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        exporter.setLevel(level)
 
 
 @torch.no_grad()
