@@ -102,6 +102,7 @@ def test_another_window_spans_the_same_noise() -> None:
     low = with_window(MINI, "2x2").stream
     assert (low.timesteps, low.window_frames, low.lead_in_frames) == ((0, 999), 4, 2)
     assert with_window(MINI, "3x8").stream.timesteps == (0, 499, 998)
+    assert (with_window(MINI, "live"), with_window(OFFICIAL, "live")) == (with_window(MINI, "2x2"), OFFICIAL)
     # The first step from pure noise lands on the cleanest level, the second one cleans it.
     schedule = Schedule(low)
     clean, noise = torch.randn(2, 4, 4, 8, 8)

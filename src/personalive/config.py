@@ -437,14 +437,22 @@ def override(config: ModelConfig, assignments: dict[str, Any]) -> ModelConfig:
     return build(ModelConfig, data, "config")
 
 
+LIVE = "live"
+LIVE_WINDOWS = {MINI.name: "2x2"}
+"""Windows for live streams, where another than the model's own is sooner and as good (measured: docs/live.md)."""
+
+
 def with_window(config: ModelConfig, window: str) -> ModelConfig:
     """A model with another window, "LEVELSxFRAMES": 4x4 as published; 2x2 shows a frame three driving frames later.
 
-    The levels spread over the whole noise schedule, as the published ones do: (0, 333, 666, 999), or (0, 999).
-    Raises ConfigError for what is no such window.
+    The levels spread over the whole noise schedule, as the published ones do: (0, 333, 666, 999), or (0, 999). "live":
+    the one of LIVE_WINDOWS, or the model's own. Raises ConfigError for what is no such window.
     """
+    if window == LIVE and config.name not in LIVE_WINDOWS:
+        return config
+    window = LIVE_WINDOWS[config.name] if window == LIVE else window
     match = re.fullmatch(r"(\d{1,2})x(\d{1,2})", window)
-    _require(match is not None, f"the window {window!r} is not LEVELSxFRAMES of a chunk, as in 4x4 or 2x2")
+    _require(match is not None, f"the window {window!r} is not LEVELSxFRAMES of a chunk, as in 4x4 or 2x2, nor live")
     assert match is not None
     levels, frames = (int(part) for part in match.groups())
     _require(levels >= 2, f"the window {window} has not two levels: a step from noise and one that cleans")

@@ -65,7 +65,7 @@ class PersonaLive:
         "onnxruntime", "openvino" or "openvino-bfloat16" (with the decoder, rounded), on a GPU "tensorrt"; the path of
         a file, or a folder, of `personalive export`; or "auto" (`acceleration.choice.quickest`).
         window: LEVELSxFRAMES instead of the model's own ("4x4"): "2x2" shows a frame three driving frames later, not
-        fifteen, less steady and less like the portrait (`config.with_window`).
+        fifteen; "live" is what `serve` takes (`config.with_window`).
         Raises WeightsError for a checkpoint that cannot be used, and ConfigError for a device that is not there or has
         not enough memory.
         """

@@ -16,7 +16,7 @@ def bench_live(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     decoder: Annotated[str, typer.Option(help="What decodes, as for `animate`.")] = "vae",
     runtime: Annotated[str, typer.Option(help="What computes the UNet, as for `serve`.")] = "auto",
-    window: Annotated[str | None, typer.Option(help="LEVELSxFRAMES instead of the model's own, e.g. 2x2.")] = None,
+    window: Annotated[str, typer.Option(help="LEVELSxFRAMES of the model's window, as for `serve`.")] = "live",
     sessions: Annotated[str, typer.Option(help="Numbers of viewers at the same time, one run each.")] = "1,2,4",
     seconds: Annotated[float, typer.Option(help="Length of a run, after its first settling.")] = 30.0,
     settle: Annotated[float, typer.Option(help="Seconds at a run's start that do not count.")] = 10.0,

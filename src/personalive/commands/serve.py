@@ -34,7 +34,8 @@ def serve_live(
         ),
     ] = None,
     window: Annotated[
-        str | None, typer.Option(help="LEVELSxFRAMES of the model's window, e.g. 2x2 [default: its own, 4x4].")
+        str | None,
+        typer.Option(help="LEVELSxFRAMES of the model's window [default: live, 2x2 for mini]."),
     ] = None,
     token: Annotated[str | None, typer.Option(help="What clients must show; made up where needed and not set.")] = None,
     max_sessions: Annotated[

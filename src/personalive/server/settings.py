@@ -38,8 +38,8 @@ class Settings(BaseSettings):
     """What computes the UNet: auto (OpenVINO for a small model on a CPU, if installed; else eager), eager, compile,
     aoti, onnxruntime, openvino, openvino-bfloat16, tensorrt, or an exported file's path."""
 
-    window: str | None = None
-    """LEVELSxFRAMES of the model's window instead of its own: 2x2 is soonest, and less steady."""
+    window: str = "live"
+    """LEVELSxFRAMES of the model's window; live: 2x2 for the built-in model, others' own. Fewer frames are sooner."""
 
     token: Annotated[str, Field(pattern=r"^[A-Za-z0-9._~-]{8,}$")] | None = None
     """What a client must show; needed on any address but loopback, where one is made if none is set."""
