@@ -49,7 +49,7 @@ def test_overload_is_measured() -> None:
 
 
 def test_the_other_runs_say_what_they_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    live = ("bench", "live", "--device", "cpu", "--model", save_toy(tmp_path))
+    live = ("bench", "live", "--device", "cpu", "--runtime", "eager", "--model", save_toy(tmp_path))
     done = Command(capsys)(*live, "--overload", "0.02", "--memory", "0.02")
     assert done.code == 0, done.err
     overload, memory, change = done.out.splitlines()
@@ -71,7 +71,22 @@ OTHERS = [("--overload", "60"), ("--memory", "60"), ()]
 )
 def test_a_signal_ends_it(run: tuple[str, ...], tmp_path: Path) -> None:
     toy = str(save_toy(tmp_path))
-    given = [sys.executable, "-c", STARTED, "bench", "live", "--device", "cpu", "--model", toy, "--seconds", "99", *run]
+    given = [
+        sys.executable,
+        "-c",
+        STARTED,
+        "bench",
+        "live",
+        "--device",
+        "cpu",
+        "--runtime",
+        "eager",
+        "--model",
+        toy,
+        "--seconds",
+        "99",
+        *run,
+    ]
     process = subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ.copy())
     try:
         assert process.stderr is not None

@@ -30,7 +30,7 @@ MINUTES = 4 * 60_000
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
     camera = make_camera_clip(tmp_path_factory.mktemp("camera") / "camera.mjpeg")
-    app = create_app(None, Settings(max_sessions=1))
+    app = create_app(None, Settings(max_sessions=1, runtime="eager"))
     with chromium(camera) as browser, ServerThread(app) as server:
         opened = browser.new_page(viewport={"width": 500, "height": 500})
         opened.set_default_timeout(PATIENCE)
