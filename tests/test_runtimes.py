@@ -279,10 +279,10 @@ def test_what_cannot_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert choose_runtime(networks, "eager", tmp_path) is networks
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be made"):
-        window_files(networks, KINDS["openvino"], tmp_path / "file" / "windows")
+        window_files(networks, KINDS["openvino"], made_for(networks), tmp_path / "file" / "windows")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1 << 20))
     with pytest.raises(OutputError, match="GB of the disk are free"):
-        window_files(networks, KINDS["openvino"], tmp_path)
+        window_files(networks, KINDS["openvino"], made_for(networks), tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"file"}
 
 

@@ -114,13 +114,14 @@ def choose_runtime(networks: Networks, name: str, folder: Path, tell: Callable[[
         return networks
     if name == COMPILE:
         return compile_window(networks)
+    wanted: dict[str, Made] = {}  # once for each kind: the weights are read for it
     if name in KINDS:
         KINDS[name].check(name, networks)
-        files = dict.fromkeys(window_files(networks, KINDS[name], folder, tell), name)
+        wanted[name] = KINDS[name].made(networks)
+        files = dict.fromkeys(window_files(networks, KINDS[name], wanted[name], folder, tell), name)
     else:
         files = {file: kind for file in exported_files(name) if (kind := kind_of(file))}
     windows: dict[int, WindowPass] = {}
-    wanted: dict[str, Made] = {}
     for file, kind in files.items():
         if kind not in wanted:
             KINDS[kind].check(kind, networks)
@@ -166,9 +167,11 @@ def kind_of(file: Path) -> str | None:
     return next((name for name, kind in KINDS.items() if kind.suffix == file.suffix), None)
 
 
-def window_files(networks: Networks, kind: Kind, folder: Path, tell: Callable[[str], object] = unheard) -> list[Path]:
-    """The files for 0, 1, ... keyframes; what is not there is made. Raises OutputError, ConfigError."""
-    digest = hashlib.sha256(str(kind.made(networks)).encode()).hexdigest()[:16]
+def window_files(
+    networks: Networks, kind: Kind, made: Made, folder: Path, tell: Callable[[str], object] = unheard
+) -> list[Path]:
+    """The files for 0, 1, ... keyframes, as `made`; what is not there is made. Raises OutputError, ConfigError."""
+    digest = hashlib.sha256(str(made).encode()).hexdigest()[:16]
     numbers = range(networks.config.stream.keyframes + 1)
     paths = [folder / f"{networks.config.name}-{digest}-{count}{kind.suffix}" for count in numbers]
     absent = [count for count, path in enumerate(paths) if not path.is_file()]
