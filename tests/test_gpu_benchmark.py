@@ -6,7 +6,7 @@ import importlib
 import itertools
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+import toy
 from personalive.acceleration import export
 from personalive.acceleration.swap import own_unet
 from personalive.config import TOY, override
@@ -21,6 +22,13 @@ from personalive.weights.folder import save_folder
 from toy import reference, toy_networks
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def fresh_networks() -> Iterator[None]:
+    """The script may move its networks about: no other module gets them."""
+    yield
+    toy.networks_of.cache_clear()
 
 
 @pytest.fixture

@@ -20,7 +20,8 @@ from personalive.weights.load import build_networks, modules
 
 
 @functools.cache
-def _networks(assignments: tuple[tuple[str, Any], ...]) -> Networks:
+def networks_of(assignments: tuple[tuple[str, Any], ...]) -> Networks:
+    """`toy_networks`, by pairs of names and values."""
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(0)
         networks = build_networks(override(TOY, dict(assignments)))
@@ -39,7 +40,7 @@ def _networks(assignments: tuple[tuple[str, Any], ...]) -> Networks:
 
 def toy_networks(**assignments: Any) -> Networks:
     """Networks at TOY's sizes, shared: do not change. Keywords replace fields, `__` for the dot: stream__tau=0.1."""
-    return _networks(tuple((name.replace("__", "."), value) for name, value in assignments.items()))
+    return networks_of(tuple((name.replace("__", "."), value) for name, value in assignments.items()))
 
 
 def picture(seed: int, side: int = TOY.image_size) -> Pixels:
