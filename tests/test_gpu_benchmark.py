@@ -105,6 +105,7 @@ def test_a_long_stream_has_its_keyframes_and_a_new_portrait(gpu: Any) -> None:
 
 def test_growth_is_what_came_after_the_first_quarter(gpu: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a GPU that is none: 24 chunks, of which each leaves a megabyte behind."""
+    networks = toy_networks()
     held = itertools.count(10**8, 10**6)
     given: list[float] = []
     device = SimpleNamespace(
@@ -118,7 +119,6 @@ def test_growth_is_what_came_after_the_first_quarter(gpu: Any, monkeypatch: pyte
     monkeypatch.setattr(gpu.gpu_checks.offload, "apply", lambda *given, **named: None)
     moved: list[str] = []
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: moved.append(str(device)))
-    networks = toy_networks()
     found = gpu.gpu_checks.small_card(networks, "cuda", True)
     assert given == [0.1, 1.0]  # 8 GB of 80, and all of them again
     assert moved == ["cpu"] * 7 + ["cuda"] * 7
