@@ -27,13 +27,13 @@ from personalive import config as configs
 from personalive.acceleration import offload
 from personalive.acceleration.memory import make_plan
 from personalive.acceleration.shapes import Shapes
-from personalive.config import ModelConfig, override
+from personalive.config import ModelConfig, override, with_window
 from personalive.contracts import Keyframes, MotionSignals, Networks, ReferenceFeatures
 from personalive.evaluation.bench import bench
 from personalive.streaming import engine
 from personalive.streaming.state import map_tensors
 
-LOW_LATENCY = {"stream.levels": 2, "stream.chunk_frames": 2}
+LOW_LATENCY = "2x2"
 CHUNK = ("motion", "pose", "window", "decode")
 """The memory plan's stages of a chunk."""
 
@@ -102,7 +102,7 @@ def exact_frames(base: Networks, device: str, keyframes: int) -> Any:
 
 def jobs(base: Networks, given: argparse.Namespace) -> dict[str, Callable[[], dict[str, Any]]]:
     """Every row and every check by its key, in their order."""
-    low = dataclasses.replace(base, config=override(base.config, LOW_LATENCY))
+    low = dataclasses.replace(base, config=with_window(base.config, LOW_LATENCY))
     exact: dict[str, Any] = {}
     found: dict[str, Callable[[], dict[str, Any]]] = {}
 

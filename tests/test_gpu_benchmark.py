@@ -17,7 +17,7 @@ import torch
 import toy
 from personalive.acceleration import export
 from personalive.acceleration.swap import own_unet
-from personalive.config import TOY, override
+from personalive.config import TOY, with_window
 from personalive.weights.folder import save_folder
 from toy import reference, toy_networks
 
@@ -227,7 +227,7 @@ def test_aims_are_met_by_what_was_measured_only(gpu: Any) -> None:
 def test_the_delay_of_a_window(gpu: Any) -> None:
     """15 more frames of a camera of 30 a second and a chunk; a model that is slower gets fewer frames."""
     assert gpu.delay_ms(TOY, 45.0, 90.0) == pytest.approx(15 / 30 * 1e3 + 90)
-    assert gpu.delay_ms(override(TOY, gpu.LOW_LATENCY), 10.0, 200.0) == pytest.approx(3 / 10 * 1e3 + 200)
+    assert gpu.delay_ms(with_window(TOY, gpu.LOW_LATENCY), 10.0, 200.0) == pytest.approx(3 / 10 * 1e3 + 200)
 
 
 def test_every_aim_has_its_rows(gpu: Any) -> None:

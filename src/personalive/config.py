@@ -452,8 +452,8 @@ def with_window(config: ModelConfig, window: str) -> ModelConfig:
         return config
     window = LIVE_WINDOWS[config.name] if window == LIVE else window
     match = re.fullmatch(r"(\d{1,2})x(\d{1,2})", window)
-    _require(match is not None, f"the window {window!r} is not LEVELSxFRAMES of a chunk, as in 4x4 or 2x2, nor live")
-    assert match is not None
+    if match is None:
+        raise ConfigError(f"the window {window!r} is not LEVELSxFRAMES of a chunk, as in 4x4 or 2x2, nor live")
     levels, frames = (int(part) for part in match.groups())
     _require(levels >= 2, f"the window {window} has not two levels: a step from noise and one that cleans")
     step = (config.stream.train_timesteps - 1) // (levels - 1)
