@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import itertools
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Any
 
 import torch
 
-from personalive.config import override
+from personalive.config import assignments, override
 from personalive.data.landmarks import EXPRESSION
 from personalive.data.shards import PersonRecord, read_shards
 from personalive.evaluation.animator import Animator, streamed
@@ -154,7 +153,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     clips, faces = (list(itertools.islice(read_shards(p), args.people)) for p in (args.clips, args.expression))
     networks = PersonaLive.from_pretrained(args.model).networks
-    changes = {name: json.loads(value) for name, value in (text.split("=", 1) for text in args.set)}
+    changes = assignments(args.set)
     networks = dataclasses.replace(networks, config=override(networks.config, changes))
     evaluation = Evaluation(PersonaLive(networks), clips, faces, args.long_frames)
     source = provenance(" ".join([args.model, *args.set]))

@@ -21,7 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from personalive.acceleration import offload
 from personalive.acceleration.choice import KINDS, choose_runtime
-from personalive.acceleration.compile import compile_window
+from personalive.acceleration.compile import compile_decoder, compile_window
 from personalive.acceleration.decoder import random_tiny_decoder
 from personalive.acceleration.swap import own_unet
 from personalive.contracts import Networks
@@ -52,8 +52,23 @@ def as_it_is(networks: Networks, given: Try) -> Networks:
 
 
 def compiled(mode: str | None = None) -> Change:
-    """torch.compile; dry, without its compiler, which takes minutes."""
-    return lambda networks, given: compile_window(networks, mode, "eager" if given.dry else "inductor")
+    """Window and decoder by torch.compile, as `--runtime compile`; dry, without its compiler, which takes minutes."""
+
+    def change(networks: Networks, given: Try) -> Networks:
+        backend = compiler(given)
+        return compile_decoder(compile_window(networks, mode, backend), backend)
+
+    return change
+
+
+def compiler(given: Try) -> str:
+    """torch's, or, dry, none."""
+    return "eager" if given.dry else "inductor"
+
+
+def window_alone(networks: Networks, given: Try) -> Networks:
+    """The window compiled, the decoder as it is."""
+    return compile_window(networks, None, compiler(given))
 
 
 def exported(kind: str) -> Change:
@@ -80,18 +95,11 @@ def channels_last(networks: Networks, given: Try) -> Networks:
     return networks
 
 
-def compiled_decoder(networks: Networks, given: Try) -> Networks:
-    """The window and the decoder compiled, the latter in the GPU's layout: its norms are most of its eager time."""
-    networks = compiled()(channels_last(networks, given), given)
-    networks.autoencoder.model.decoder.compile(dynamic=False, backend="eager" if given.dry else "inductor")
-    return networks
-
-
 def all_compiled(networks: Networks, given: Try) -> Networks:
-    """The motion networks and the pose guider as well."""
-    networks = compiled_decoder(networks, given)
+    """The motion networks and the pose guider as well, and the decoder in the layout that the GPU prefers."""
+    networks = compiled()(channels_last(networks, given), given)
     for part in (networks.motion_extractor, networks.motion_encoder, networks.pose_guider):
-        part.compile(dynamic=False, backend="eager" if given.dry else "inductor")
+        part.compile(dynamic=False, backend=compiler(given))
     return networks
 
 
@@ -104,13 +112,8 @@ def small_card(networks: Networks, given: Try) -> Networks:
 
 
 def tiny(networks: Networks, given: Try) -> Networks:
-    """All compiled, and a tiny decoder where it fits (it does not fit the toy), compiled as well."""
-    networks = all_compiled(networks, given)
-    if given.dry:
-        return networks
-    networks = random_tiny_decoder(networks)
-    networks.autoencoder.get_submodule("decoder").compile(dynamic=False)
-    return networks
+    """All compiled, with a tiny decoder where it fits (it does not fit the toy)."""
+    return all_compiled(networks if given.dry else random_tiny_decoder(networks), given)
 
 
 def fp8(networks: Networks, given: Try) -> Networks:
@@ -184,7 +187,7 @@ ROWS: dict[str, tuple[torch.dtype, Change]] = {
     "fp16, package": (HALF, exported("aoti")),
     "fp16, TensorRT": (HALF, exported("tensorrt")),
     "bf16, compiled": (BRAIN, compiled()),
-    "fp16, compiled, decoder compiled": (HALF, compiled_decoder),
+    "fp16, window alone compiled": (HALF, window_alone),
     "fp16, compiled, cuDNN attention": (HALF, cudnn_attention),
     "fp16, compiled, merged attention": (HALF, merged_attention),
     "fp16, compiled, batched projections": (HALF, batched_projections),

@@ -1,7 +1,8 @@
 """Golden tensors of the published system and the parameters they were computed with (a test helper, no tests).
 
 The golden files hold what the published code computed with every parameter filled by a rule instead of trained
-weights; `fill` applies that rule to a module whose state dict has the official names.
+weights; `fill` applies that rule to a module whose state dict has the official names. The environment's PARITY_DEVICE
+("cuda") says where the numbers are compared, a CPU by default.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import functools
 import gzip
 import json
 import math
+import os
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +23,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 DATA = Path(__file__).parent / "data" / "parity"
+
+DEVICE = torch.device(os.environ.get("PARITY_DEVICE", "cpu"))
+"""Where filled modules and golden tensors are."""
+torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False  # float32 is what is compared
 
 Row = tuple[str, tuple[int, ...], str]
 
@@ -38,13 +44,13 @@ def official_rows(tag: str) -> list[Row]:
 
 
 def golden(name: str) -> dict[str, Tensor]:
-    """The tensors of tests/data/parity/<name>.safetensors."""
-    return load_file(DATA / f"{name}.safetensors")
+    """The tensors of tests/data/parity/<name>.safetensors, on `DEVICE`."""
+    return load_file(DATA / f"{name}.safetensors", device=str(DEVICE))
 
 
 def standard_normal(seed: int, *shape: int) -> Tensor:
-    """The goldens' N(seed, *shape)."""
-    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32))
+    """The goldens' N(seed, *shape), on `DEVICE`."""
+    return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)).to(DEVICE)
 
 
 def relative_error(result: Tensor, expected: Tensor) -> float:
@@ -71,7 +77,7 @@ def value(tag: str, name: str, shape: Sequence[int], kind: str) -> Tensor:
 
 
 def fill(module: nn.Module, tag: str, rows: Sequence[Row] | None = None) -> None:
-    """Fill a module's parameters and buffers in place by the goldens' rule, strictly, and put it in evaluation mode.
+    """Fill a module's parameters and buffers in place by the goldens' rule, strictly; `DEVICE`, evaluation mode.
 
     `tag` names the network in the manifest; `rows` replaces the manifest's rows (for a module that holds a part).
     Fails when the module's names or shapes differ from the rows.
@@ -86,7 +92,7 @@ def fill(module: nn.Module, tag: str, rows: Sequence[Row] | None = None) -> None
         for name, shape, kind in expected:
             if kind not in ("computed", "counter"):
                 state[name].copy_(value(tag, name, shape, kind))
-    module.eval()
+    module.to(DEVICE).eval()
 
 
 def fill_motion_extractor(module: nn.Module) -> None:

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from command import Command, save_toy
 from personalive.acceleration import export
 from personalive.acceleration.choice import choose_runtime
-from personalive.acceleration.compile import compile_window
+from personalive.acceleration.compile import compile_decoder, compile_window
+from personalive.acceleration.decoder import decodes_tiny, random_tiny_decoder
 from personalive.acceleration.made import read_made
 from personalive.acceleration.shapes import Shapes
 from personalive.acceleration.swap import SwappedUNet, append, each_session, own_unet, slots_in_use, swap
+from personalive.config import SMALL
 from personalive.contracts import Keyframes, KeyValues, MotionSignals, Networks
 from personalive.errors import ConfigError, OutputError, WeightsError
 from personalive.pipeline import PersonaLive
 from personalive.streaming import engine
 from personalive.streaming.state import batch, map_tensors, split, tensors
+from personalive.weights.load import build_networks
 from toy import picture, pictures, random_signals, started, toy_networks
 
 TAU = {"stream__tau": 0.1}  # everything becomes a keyframe, until the slots are full
@@ -164,6 +169,57 @@ def test_a_compiled_window_is_one_whole_graph_for_each_number_of_keyframes() -> 
     torch.testing.assert_close(got, torch.cat([first[1], second[1]]), rtol=1e-4, atol=1e-5)
     assert len(graphs) == 2  # two viewers do not wait for a third graph
     assert torch._dynamo.config.recompile_limit >= 9  # the most keyframes of a model, and none; at 8 torch would raise
+
+
+@torch.no_grad()
+def test_what_a_recorded_pass_gave_stays_when_it_is_replayed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA graphs write each result into the memory of the one before."""
+    networks = toy_networks(**TAU)
+    memory = torch.zeros(())
+
+    def record(window: Callable[..., Tensor], **options: Any) -> Callable[..., Tensor]:
+        assert options["mode"] == "reduce-overhead"
+
+        def replay(*given: Any) -> Tensor:
+            nonlocal memory
+            result = window(*given)
+            memory = torch.zeros_like(result) if memory.shape != result.shape else memory
+            return memory.copy_(result)
+
+        return replay
+
+    monkeypatch.setattr(torch, "compile", record)
+    recorded = compile_window(networks, "reduce-overhead")
+    both = [inputs_and_result(networks, 0, seed) for seed in (3, 4)]
+    flat = tuple(torch.cat(parts) for parts in zip(*(flat for flat, _ in both), strict=True))
+    got = recorded.denoising_unet(*flat[:3], MotionSignals(flat[3], flat[4]), shared_of(flat))
+    torch.testing.assert_close(got, torch.cat([expected for _, expected in both]), rtol=1e-4, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_a_compiled_decoder_has_two_graphs_whatever_it_is_given() -> None:
+    torch._dynamo.reset()
+    networks, graphs = toy_networks(**TAU), []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(len(inputs))
+        return graph.forward
+
+    compiled = compile_decoder(networks, backend=backend)  # type: ignore[arg-type]
+    chunk, config = networks.config.stream.chunk_frames, networks.config
+    for count in (chunk, 1, chunk - 1, 2 * chunk, 2 * chunk + 1):
+        latents = torch.randn(count, config.unet.latent_channels, config.latent_size, config.latent_size)
+        expected = networks.autoencoder.decode(latents)
+        torch.testing.assert_close(compiled.autoencoder.decode(latents), expected, rtol=1e-4, atol=1e-5)
+    assert len(graphs) == 2
+    assert not decodes_tiny(compiled)
+
+
+def test_a_compiled_tiny_decoder_is_still_the_tiny_one() -> None:
+    with torch.device("meta"):
+        networks = random_tiny_decoder(build_networks(SMALL))
+    assert decodes_tiny(networks)
+    assert decodes_tiny(compile_decoder(networks))
 
 
 # Files

@@ -19,7 +19,7 @@ from personalive.motion import signals
 from personalive.streaming import engine
 from personalive.streaming import keyframes as memory
 from personalive.streaming.schedule import Schedule
-from personalive.streaming.state import StreamState, batch, draw_noise, map_tensors, split, tensors
+from personalive.streaming.state import StreamState, batch, draw_noise, map_tensors, noise_like, split, tensors
 from personalive.weights.load import build_networks, modules
 from toy import random_signals, reference, started, toy_networks
 
@@ -412,6 +412,18 @@ def test_frames_can_have_noise_in_common() -> None:
     torch.testing.assert_close(alike, torch.full_like(alike, 0.75), atol=0.06, rtol=0)
     assert float(torch.corrcoef(torch.stack([first[0].flatten(), other[0].flatten()]))[0, 1]) < 0.1
     assert torch.equal(draw_noise(seeds, draws, shape, common=0.0), draw_noise(seeds, draws, shape))
+
+
+def test_training_draws_noise_as_streams_do() -> None:
+    torch.manual_seed(0)
+    latents = torch.zeros(2, 3, 4, 50, 50)
+    noise = noise_like(latents, common=0.75)
+    assert noise.flatten(1).std(1) == pytest.approx(1, abs=0.02)
+    rows = noise.flatten(2)  # (references, frames, numbers)
+    assert torch.corrcoef(rows[0]) == pytest.approx(0.75 + 0.25 * torch.eye(3), abs=0.02)
+    assert float(torch.corrcoef(torch.stack([rows[0, 0], rows[1, 0]]))[0, 1]) == pytest.approx(0, abs=0.03)
+    same = noise_like(latents, common=1.0)
+    assert torch.equal(same[:, 0], same[:, 2])
 
 
 def test_the_stream_draws_with_the_noise_of_its_config() -> None:

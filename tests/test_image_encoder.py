@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from parity_fill import fill, golden, official_rows, relative_error
+from parity_fill import DEVICE, fill, golden, official_rows, relative_error
 from personalive.config import MINI, OFFICIAL, SMALL, TOY, ModelConfig
 from personalive.models.image_encoder import ImageEncoder
 
@@ -33,10 +33,10 @@ def test_parity_with_the_published_token() -> None:
     module = ImageEncoder(SMALL.image_encoder)
     fill(module.model, "small_image_encoder")
     stream = golden("stream_small")
-    picture = Image.fromarray(stream["reference_u8"].numpy()).resize((224, 224), Image.Resampling.BICUBIC)
+    picture = Image.fromarray(stream["reference_u8"].cpu().numpy()).resize((224, 224), Image.Resampling.BICUBIC)
     pixels = torch.from_numpy(np.asarray(picture).astype(np.float32) / 255)  # (224, 224, 3)
     with torch.inference_mode():
-        token = module(((pixels - CLIP_MEAN) / CLIP_STD).permute(2, 0, 1)[None])
+        token = module(((pixels - CLIP_MEAN) / CLIP_STD).permute(2, 0, 1)[None].to(DEVICE))
     assert relative_error(token, stream["encoder_hidden_states"].reshape(token.shape)) < 1e-4
 
 

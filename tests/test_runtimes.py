@@ -446,5 +446,23 @@ def test_an_engine_computes_where_the_tensors_are(tmp_path: Path, monkeypatch: p
 
 def test_a_runtime_is_a_name_for_the_compiler_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     networks = toy_networks(**TAU)
-    monkeypatch.setattr(choice, "compile_window", lambda given: (given, "compiled"))
-    assert choose_runtime(networks, "compile", tmp_path) == (networks, "compiled")  # type: ignore[comparison-overlap]
+    monkeypatch.setattr(choice, "compile_window", lambda given: (given, "window"))
+    monkeypatch.setattr(choice, "compile_decoder", lambda given: (given, "decoder"))
+    expected = ((networks, "window"), "decoder")
+    assert choose_runtime(networks, "compile", tmp_path) == expected  # type: ignore[comparison-overlap]
+
+
+def test_cuda_graphs_are_recorded_where_they_can_be(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    networks = toy_networks(**TAU)
+    with pytest.raises(ConfigError, match="the runtime cuda-graphs is for an NVIDIA GPU: take --device cuda"):
+        choose_runtime(networks, "cuda-graphs", tmp_path)
+    device = SimpleNamespace(type="cuda")
+    parameters = SimpleNamespace(parameters=lambda: iter([SimpleNamespace(device=device)]))
+    elsewhere = dataclasses.replace(networks, denoising_unet=parameters)  # type: ignore[arg-type]
+    monkeypatch.setattr(torch, "__version__", "2.12.1+cu130")
+    with pytest.raises(ConfigError, match=r"cuda-graphs needs torch 2\.13 or newer, this is 2\.12\.1"):
+        choose_runtime(elsewhere, "cuda-graphs", tmp_path)
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cu130")
+    monkeypatch.setattr(choice, "compile_window", lambda given, mode: (given, mode))
+    monkeypatch.setattr(choice, "compile_decoder", lambda given: given)
+    assert choose_runtime(elsewhere, "cuda-graphs", tmp_path)[1] == "reduce-overhead"  # type: ignore[index]

@@ -84,7 +84,7 @@ def run_stream(steps: int) -> None:
 
 def reference() -> tuple[ReferenceFeatures, Observation]:
     data, networks = golden("stream_small"), filled_networks()
-    features, own = signals.encode_reference(networks, data["reference_u8"].numpy())
+    features, own = signals.encode_reference(networks, data["reference_u8"].cpu().numpy())
     assert relative_error(features.latents, data["reference_latents"]) < 1e-4
     assert relative_error(features.image_token, data["encoder_hidden_states"]) < 1e-4
     return features, own

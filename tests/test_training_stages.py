@@ -141,6 +141,14 @@ def test_ablations_are_config_overrides(run: Path) -> None:
         assert len(list(stage.losses(random.Random(0), 0))) == 3, changes
 
 
+def test_frames_of_a_reference_meet_the_noise_that_streams_have_in_common(run: Path) -> None:
+    config = override(toy_config(), {"stream.common_noise": 1.0})
+    stage = RolloutStage(config, quick().rollout, run, corpus(), corpus(2, seed=1))
+    start = stage.start(stage.draw(random.Random(0)))  # (B, F, C, h, w), of one reference's latents each
+    assert torch.equal(start[:, 0], start[:, -1])
+    assert not torch.allclose(start[0, 0] - start[1, 0], torch.zeros(()), atol=0.1)
+
+
 def test_a_trained_model_fills_a_run_folder(run: Path, tmp_path: Path) -> None:
     networks = assemble(toy_config(), run)
     start_from(networks, tmp_path)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from parity_fill import fill, golden, official_rows, relative_error, standard_normal
+from parity_fill import DEVICE, fill, golden, official_rows, relative_error, standard_normal
 from personalive.config import MINI, OFFICIAL, SMALL, TOY, ModelConfig, UNetConfig
 from personalive.contracts import Keyframes, KeyValues, MotionSignals
 from personalive.errors import ConfigError
@@ -136,7 +136,7 @@ def test_production_unets_reproduce_the_published_numbers() -> None:
     pose = 0.2 * standard_normal(23, 1, 320, 16, 16, 16)
     signals = MotionSignals(standard_normal(22, 1, 16, 32, 16), pose.transpose(1, 2))
     sample = standard_normal(24, 1, 4, 16, 16, 16).transpose(1, 2)
-    timesteps = torch.tensor([0, 333, 666, 999]).repeat_interleave(4)[None]
+    timesteps = torch.tensor([0, 333, 666, 999], device=DEVICE).repeat_interleave(4)[None]
     slots = KeyValues(tuple(k[None] for k in keyframe.keys), tuple(v[None] for v in keyframe.values))
     for used, name in ((False, "noise_pred"), (True, "noise_pred_1_keyframe")):
         keyframes = Keyframes(slots, torch.tensor([[used]]))

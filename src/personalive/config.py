@@ -12,6 +12,7 @@ import json
 import re
 import types
 import typing
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
@@ -435,6 +436,22 @@ def override(config: ModelConfig, assignments: dict[str, Any]) -> ModelConfig:
         _require(leaf in table, f"{path}: unknown field (known here: {', '.join(sorted(table))})")
         table[leaf] = value
     return build(ModelConfig, data, "config")
+
+
+def assignments(texts: Iterable[str]) -> dict[str, Any]:
+    """["a.b=1"] -> {"a.b": 1}, as `override` takes them. Values are JSON, or else text.
+
+    Raises ConfigError for a text without an equals sign.
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        _require(bool(equals), f"--set {text}: write it as name=value, e.g. image.optimisation.steps=100")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
 
 
 LIVE = "live"

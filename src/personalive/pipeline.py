@@ -61,9 +61,10 @@ class PersonaLive:
         default float32, and float16 for a large model on a GPU. memory: what may leave the GPU at times, of a large
         model ("24GB": nothing; "12GB", "8GB"; "auto": as little as fits); its plan goes to `tell` before it is loaded.
         decoder: "vae", the model's own; "taesd", the tiny one (`personalive download taesd`); or a file of its kind.
-        runtime: what computes the denoising UNet: "eager", "compile", "aoti" (compiled once, kept), on a CPU
-        "onnxruntime", "openvino" or "openvino-bfloat16" (with the decoder, rounded), on a GPU "tensorrt"; the path of
-        a file, or a folder, of `personalive export`; or "auto" (`acceleration.choice.quickest`).
+        runtime: what computes the denoising UNet: "eager", "compile" (with the decoder), "aoti" (compiled once, kept),
+        on a CPU "onnxruntime", "openvino" or "openvino-bfloat16" (with the decoder, rounded), on a GPU "cuda-graphs"
+        (compiled and recorded) or "tensorrt"; the path of a file, or a folder, of `personalive export`; or "auto"
+        (`acceleration.choice.quickest`).
         window: LEVELSxFRAMES instead of the model's own ("4x4"): "2x2" shows a frame three driving frames later, not
         fifteen; "live" is what `serve` takes (`config.with_window`).
         Raises WeightsError for a checkpoint that cannot be used, and ConfigError for a device that is not there or has

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch.torch_version import TorchVersion
 
-from personalive.acceleration.compile import compile_window
+from personalive.acceleration.compile import compile_decoder, compile_window
 from personalive.acceleration.export import export_onnx, export_package, made_package, open_package, unflattened
 from personalive.acceleration.made import Made, made_for, read_made
 from personalive.acceleration.runtimes import FlatRun, decode_by_openvino, has_bfloat16, open_onnx, open_openvino
@@ -22,7 +23,7 @@ from personalive.contracts import Networks
 from personalive.errors import ConfigError, OutputError
 from personalive.weights.record import unheard
 
-EAGER, COMPILE, AUTO = "eager", "compile", "auto"
+EAGER, COMPILE, GRAPHS, AUTO = "eager", "compile", "cuda-graphs", "auto"
 BFLOAT16 = "openvino-bfloat16"
 
 SMALL = 256 << 20
@@ -81,7 +82,7 @@ KINDS = {
     ),
     "tensorrt": Kind(".engine", export_engine, open_engine, made_engine, package="tensorrt", where="cuda"),
 }
-RUNTIMES = (AUTO, EAGER, COMPILE, *KINDS)
+RUNTIMES = (AUTO, EAGER, COMPILE, GRAPHS, *KINDS)
 
 
 def check_runtime(name: str) -> None:
@@ -113,7 +114,10 @@ def choose_runtime(networks: Networks, name: str, folder: Path, tell: Callable[[
     if name == EAGER:
         return networks
     if name == COMPILE:
-        return compile_window(networks)
+        return compile_decoder(compile_window(networks))
+    if name == GRAPHS:
+        check_graphs(networks)
+        return compile_decoder(compile_window(networks, "reduce-overhead"))
     wanted: dict[str, Made] = {}  # once for each kind: the weights are read for it
     if name in KINDS:
         KINDS[name].check(name, networks)
@@ -132,6 +136,14 @@ def choose_runtime(networks: Networks, name: str, folder: Path, tell: Callable[[
     swapped = swap(networks, windows)
     rest = KINDS[name].rest if name in KINDS else None
     return swapped if rest is None else rest(swapped)
+
+
+def check_graphs(networks: Networks) -> None:
+    """Raises ConfigError where there can be no CUDA graphs, or none in a server's thread."""
+    if next(own_unet(networks).parameters()).device.type != "cuda":
+        raise ConfigError(f"the runtime {GRAPHS} is for an NVIDIA GPU: take --device cuda, or --runtime {COMPILE}")
+    if TorchVersion(torch.__version__) < "2.13":
+        raise ConfigError(f"the runtime {GRAPHS} needs torch 2.13 or newer, this is {torch.__version__}")
 
 
 def quickest(networks: Networks) -> str:

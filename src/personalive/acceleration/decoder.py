@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from personalive.acceleration.swap import plain
 from personalive.contracts import Networks
 from personalive.errors import ConfigError
 from personalive.models.autoencoder import Autoencoder
@@ -32,6 +34,23 @@ class SwappedDecoder(nn.Module):
         return images
 
 
+class InPieces(nn.Module):
+    """A decoder for code of fixed shapes: whole chunks and single frames, whatever the number of latents."""
+
+    def __init__(self, decoder: nn.Module, run: Callable[[Tensor], Tensor], chunk_frames: int) -> None:
+        """decoder: what `run` computes."""
+        super().__init__()
+        self.decoder = decoder
+        self.chunk_frames = chunk_frames
+        self._run = run
+
+    def forward(self, latents: Tensor) -> Tensor:
+        """(N, C, h, w) scaled latents -> (N, 3, 8h, 8w) in [0, 1]."""
+        chunks, rest = divmod(len(latents), self.chunk_frames)
+        pieces = torch.split(latents, [self.chunk_frames] * chunks + [1] * rest)
+        return torch.cat([self._run(plain(piece)) for piece in pieces])
+
+
 def swap_decoder(networks: Networks, decoder: nn.Module) -> Networks:
     """The networks with pictures decoded by another module, on their device and in their precision already."""
     own: nn.Module = networks.autoencoder
@@ -51,5 +70,7 @@ def random_tiny_decoder(networks: Networks) -> Networks:
 
 def decodes_tiny(networks: Networks) -> bool:
     """Whether the tiny decoder makes the pictures."""
-    own: nn.Module = networks.autoencoder
-    return isinstance(own, SwappedDecoder) and isinstance(own.decoder, TinyDecoder)
+    found: nn.Module = networks.autoencoder
+    while isinstance(found, SwappedDecoder | InPieces):
+        found = found.decoder
+    return isinstance(found, TinyDecoder)

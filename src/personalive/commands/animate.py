@@ -34,8 +34,8 @@ def animate_portrait(
         str,
         typer.Option(
             help="What computes the UNet: eager, compile, aoti (compiled once, kept); on a CPU also onnxruntime, "
-            "openvino, openvino-bfloat16 (quickest, rounds), on a GPU tensorrt; or a file (or a folder of them) that "
-            "`personalive export` wrote; auto: the quickest that is installed."
+            "openvino, openvino-bfloat16 (quickest, rounds), on a GPU cuda-graphs, tensorrt; or a file (or a folder of "
+            "them) that `personalive export` wrote; auto: the quickest that is installed."
         ),
     ] = "eager",
     window: Annotated[

@@ -29,7 +29,8 @@ def serve_live(
         str | None,
         typer.Option(
             help="What computes the UNet: auto (on a CPU OpenVINO, if installed), eager, compile, aoti (compiled once, "
-            "kept); on a CPU also onnxruntime, openvino, openvino-bfloat16 (quickest, rounds), on a GPU tensorrt; or "
+            "kept); on a CPU also onnxruntime, openvino, openvino-bfloat16 (quickest, rounds), on a GPU cuda-graphs, "
+            "tensorrt; or "
             "a file (or a folder of them) of `personalive export` [default: auto]."
         ),
     ] = None,

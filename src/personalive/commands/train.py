@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -91,8 +90,8 @@ def train_stage_or_export(
     from personalive.training.run import assemble, train_stage
 
     sizes = {"mini": configs.MINI, "official": configs.OFFICIAL, "toy": configs.TOY}[config]
-    sizes = configs.override(sizes, dict(_assignment(text) for text in config_assign or []))
-    numbers = load_recipe(recipe, dict(_assignment(text) for text in assign or []))
+    sizes = configs.override(sizes, configs.assignments(config_assign or []))
+    numbers = load_recipe(recipe, configs.assignments(assign or []))
     if threads is not None:
         torch.set_num_threads(max(1, threads))
     if estimate:
@@ -177,14 +176,3 @@ def _check_training(
         raise ConfigError("--stage needs --data, the folder of rendered people; `personalive data render` makes one")
     if config not in CONFIGS:
         raise ConfigError(f"there is no config {config!r}; choose one of {', '.join(CONFIGS)}")
-
-
-def _assignment(text: str) -> tuple[str, Any]:
-    """ "a.b=1" -> ("a.b", 1). Values are JSON, or else text. Raises ConfigError without an equals sign."""
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {text}: write it as name=value, e.g. image.optimisation.steps=100")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value

@@ -52,18 +52,18 @@ def paint(
 def compare_steps(model: PersonaLive, frames: Pixels, every: int = 4, seed: int = 0) -> dict[int, dict[str, float]]:
     """Mean L1 and SSIM of every so-manieth frame of a clip (F, H, H, 3), painted on its first frame: {steps: figures}.
 
-    The same noise for every number of steps.
+    The same noise for every number of steps, of which the frames have as much in common as those of a stream.
     """
     networks = model.networks
     reference, own = signals.encode_reference(networks, frames[0])
     truth = resize_tensor(to_unit(frames[every::every]), model.config.image_size)
-    seeds = torch.tensor([seed])
+    seeds, common = torch.tensor([seed]), networks.config.stream.common_noise
     figures: dict[int, list[tuple[Tensor, Tensor]]] = {n: [] for n in range(1, model.config.stream.levels + 1)}
     for draw, images in enumerate(torch.split(truth, BATCH)):
         seen = signals.observe(networks, images)
         driving = signals.drive(networks, own, own, seen)
         shape = (len(images), *reference.latents.shape[1:])
-        noise = draw_noise(seeds, torch.tensor([draw]), shape, reference.latents.device)
+        noise = draw_noise(seeds, torch.tensor([draw]), shape, reference.latents.device, common)
         for steps, kept in figures.items():
             painted = paint(networks, reference, driving, steps, noise).cpu().clamp(0, 1)
             kept.append((metrics.l1(painted, images), metrics.ssim(painted, images)))

@@ -36,7 +36,7 @@ class Settings(BaseSettings):
 
     runtime: str = "auto"
     """What computes the UNet: auto (OpenVINO for a small model on a CPU, if installed; else eager), eager, compile,
-    aoti, onnxruntime, openvino, openvino-bfloat16, tensorrt, or an exported file's path."""
+    aoti, onnxruntime, openvino, openvino-bfloat16, cuda-graphs, tensorrt, or an exported file's path."""
 
     window: str = "live"
     """LEVELSxFRAMES of the model's window; live: 2x2 for the built-in model, others' own. Fewer frames are sooner."""

@@ -90,8 +90,19 @@ def draw_noise(
     noise = _drawn(seeds, draws, shape)
     if common:
         shared = _drawn(seeds, torch.full_like(draws, COMMON), (1, *shape[1:]))
-        noise = common**0.5 * shared + (1 - common) ** 0.5 * noise
+        noise = _blend(noise, shared, common)
     return send(noise, torch.device(device))
+
+
+def noise_like(latents: Tensor, common: float) -> Tensor:
+    """Noise for latents (B, F, ...) with the same share in common, of torch's own generator: training has no seeds."""
+    noise = torch.randn_like(latents)
+    return _blend(noise, torch.randn_like(latents[:, :1]), common) if common else noise
+
+
+def _blend(noise: Tensor, shared: Tensor, common: float) -> Tensor:
+    mixed: Tensor = common**0.5 * shared + (1 - common) ** 0.5 * noise
+    return mixed
 
 
 def _drawn(seeds: Tensor, draws: Tensor, shape: Sequence[int]) -> Tensor:

@@ -20,7 +20,7 @@ from personalive.config import ModelConfig
 from personalive.contracts import MotionSignals, ReferenceFeatures
 from personalive.motion.signals import face_crops
 from personalive.streaming.schedule import Schedule
-from personalive.streaming.state import map_tensors
+from personalive.streaming.state import map_tensors, noise_like
 from personalive.training import augment
 from personalive.training.clips import Corpus, Pairs, draw_pairs
 from personalive.training.losses import region_weights
@@ -128,7 +128,11 @@ class DenoiserStage:
     def start(self, batch: Batch) -> Tensor:
         """The reference's latents noised to the highest level, for every driving frame, as streaming starts."""
         latents = batch.reference.latents[:, None].expand_as(batch.target)
-        return self.schedule.add_noise(latents, torch.randn_like(latents), self.level(batch, -1))
+        return self.schedule.add_noise(latents, self.noise_like(latents), self.level(batch, -1))
+
+    def noise_like(self, latents: Tensor) -> Tensor:
+        """Noise for latents (B, F, C, h, w), in common to the frames of a reference as far as the streams' is."""
+        return noise_like(latents, self.config.stream.common_noise)
 
     def level(self, batch: Batch, index: int) -> Tensor:
         """Timesteps (B, F), all at one level of the schedule."""

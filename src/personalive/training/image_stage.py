@@ -52,7 +52,7 @@ class ImageStage(DenoiserStage):
         shape = batch.target.shape[:2]
         levels = torch.multinomial(self.odds, shape.numel(), True).view(shape)
         timesteps = torch.tensor(self.config.stream.timesteps)[levels].to(self.device)
-        sample = self.schedule.add_noise(batch.target, torch.randn_like(batch.target), timesteps)
+        sample = self.schedule.add_noise(batch.target, self.noise_like(batch.target), timesteps)
         clean = self.to_clean(batch, sample, timesteps)
         variance = (1 - self.schedule.alphas_cumprod()[timesteps.cpu()]).to(self.device)
         trust = (1 / variance).clamp(max=2.5)[..., None, None, None]

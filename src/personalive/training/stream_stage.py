@@ -22,7 +22,7 @@ from personalive.contracts import MotionSignals, Networks
 from personalive.motion.signals import Observation, drive, lead_in
 from personalive.streaming import engine
 from personalive.streaming.schedule import Schedule
-from personalive.streaming.state import StreamState, map_tensors
+from personalive.streaming.state import StreamState, map_tensors, noise_like
 from personalive.training.checkpoint import load_modules
 from personalive.training.clips import Corpus
 from personalive.training.judgement import Judge, motion_reader
@@ -212,7 +212,7 @@ class _Clips:
         true = self.true_latents(self._frames(begin, lead))
         schedule = Schedule(self.networks.config.stream)
         timesteps = schedule.window_timesteps(self.device)[:lead].expand(len(self.person), -1)
-        noised = schedule.add_noise(true, torch.randn_like(true), timesteps)
+        noised = schedule.add_noise(true, noise_like(true, self.networks.config.stream.common_noise), timesteps)
         self.state = dataclasses.replace(self.state, latents=noised)
 
     def slide(self) -> Tensor:
