@@ -305,7 +305,10 @@ def test_export_writes_a_checkpoint(command: Command, monkeypatch: pytest.Monkey
         ([], "nothing to do; give --stage"),
         (["--stage", "dance", "--data", "d"], "there is no stage 'dance'; choose one of autoencoder, motion"),
         (["--stage", "image"], "--stage needs --data"),
-        (["--export", "x", "--config", "huge"], "there is no config 'huge'; choose one of mini, official, toy"),
+        (
+            ["--export", "x", "--config", "huge"],
+            "there is no config 'huge'; choose one of official, base, mini, small, toy",
+        ),
         (["--stage", "image", "--data", "d", "--set", "x"], "--set x: write it as name=value"),
         (["--stage", "image", "--data", "d", "--set", "image.x=1"], "unknown key 'x'"),
         (["--stage", "image", "--data", "d", "--recipe", "none.toml"], "cannot read the recipe none.toml"),

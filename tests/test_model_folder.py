@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from command import Command
 from fake_hub import FakeHub, running
 from parity_fill import fill, fill_motion_extractor, official_rows
-from personalive.config import OFFICIAL, SMALL, TOY, ModelConfig, override, to_json
+from personalive.config import BASE, OFFICIAL, SMALL, TOY, ModelConfig, override, to_json
 from personalive.contracts import Networks
 from personalive.errors import OutputError, WeightsError
 from personalive.models.autoencoder import Autoencoder
@@ -294,6 +294,26 @@ def test_a_path_is_never_asked_of_the_hub(hub: FakeHub) -> None:
         with pytest.raises(WeightsError, match="no such file"):
             find.open_model(name)
     assert hub.requests == []
+
+
+def test_no_file_is_larger_than_wanted(tmp_path: Path) -> None:
+    networks = toy_networks()
+    folder.save_folder(networks, tmp_path / "parts", torch.float32, file_bytes=60_000)
+    files = sorted(tmp_path.glob("parts/*.safetensors"))
+    assert len(files) > len(NAMES)
+    assert max(path.stat().st_size for path in files) <= 60_000
+    same = find.open_model(tmp_path / "parts")
+    for key, tensor in states(networks).items():
+        assert torch.equal(states(same)[key], tensor), key
+    next(path for path in files if "-00002-of-" in path.name).unlink()
+    with pytest.raises(WeightsError, match=r"does not fit this network: \d+ missing"):
+        find.open_model(tmp_path / "parts")
+
+
+def test_base_fits_its_files() -> None:
+    """64 MB in files under 16 MB, by the bytes of half precision."""
+    networks = modules(build_networks(BASE, "meta"))
+    assert 60e6 < sum(2 * tensor.numel() for module in networks.values() for tensor in module.parameters()) < 64e6
 
 
 # Damaged folders

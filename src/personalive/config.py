@@ -328,6 +328,27 @@ MINI = ModelConfig(
     stream=StreamConfig(prediction="v_prediction", translation_gain=1.0, scale_gain=1.0, tau=4.0, common_noise=0.9),
 )
 
+BASE = dataclasses.replace(
+    # Four times mini's pixels and weights, for GPUs: 62 MB in half precision. Not trained yet.
+    MINI,
+    name="base",
+    image_size=256,
+    unet=dataclasses.replace(
+        MINI.unet,
+        channels=(80, 128, 176),
+        attention_levels=(True, True, True),
+        motion_levels=(True, True, True),
+        temporal_levels=(False, True, True),
+        image_token_dim=128,
+        motion_tokens=16,
+    ),
+    autoencoder=dataclasses.replace(MINI.autoencoder, channels=(48, 96, 160)),
+    image_encoder=dataclasses.replace(MINI.image_encoder, hidden=128, intermediate=256, image_size=256, projection=128),
+    motion_encoder=dataclasses.replace(MINI.motion_encoder, image_size=128, tokens=16),
+    pose_guider=dataclasses.replace(MINI.pose_guider, channels=(16, 32, 64, 96), out_channels=80, position=32),
+    keypoints=dataclasses.replace(MINI.keypoints, radius=8.0),
+)
+
 TOY = ModelConfig(
     # The smallest value of every size: for tests of behaviour, not of pictures.
     name="toy",
@@ -372,6 +393,10 @@ TOY = ModelConfig(
     keypoints=KeypointConfig(radius=2.0),
     stream=StreamConfig(tau=0.5),
 )
+
+
+CONFIGS = {config.name: config for config in (OFFICIAL, BASE, MINI, SMALL, TOY)}
+"""All sizes by name."""
 
 
 def to_json(config: Any) -> str:

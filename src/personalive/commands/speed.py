@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from personalive.config import CONFIGS, override, with_window
 from personalive.errors import ConfigError
 from personalive.reporting import reported
 
@@ -16,14 +17,12 @@ if TYPE_CHECKING:
 
     from personalive.contracts import Networks
 
-SIZES = ("official", "mini", "small", "toy")
-
 
 @reported
 def measure_speed(
     model: Annotated[str, typer.Option(help="A model by name or path, as for `animate`.")] = "mini",
     random: Annotated[
-        str | None, typer.Option(help=f"Instead of a model, random weights at one of the sizes {', '.join(SIZES)}.")
+        str | None, typer.Option(help=f"Instead of a model, random weights at one of the sizes {', '.join(CONFIGS)}.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 ...")] = "auto",
     precision: Annotated[str, typer.Option(help="auto, float32, float16 or bfloat16.")] = "auto",
@@ -46,8 +45,8 @@ def measure_speed(
 
     Medians after a burn-in, the device synchronised around every piece.
     """
-    if random is not None and random not in SIZES:
-        raise ConfigError(f"there is no size {random!r}; choose one of {', '.join(SIZES)}")
+    if random is not None and random not in CONFIGS:
+        raise ConfigError(f"there is no size {random!r}; choose one of {', '.join(CONFIGS)}")
     if not 0 <= keyframes <= 8 or chunks < 1:
         raise ConfigError("--keyframes is from 0 to 8, and --chunks at least 1")
     from personalive.device import choose_device, precision_named
@@ -79,18 +78,17 @@ def _random(
     """Networks with random weights. Their files for other runtimes are of no use later."""
     import torch
 
-    from personalive import config as configs
     from personalive.acceleration.choice import choose_runtime
     from personalive.acceleration.decoder import random_tiny_decoder
     from personalive.weights.load import build_networks
 
     if decoder not in ("vae", "taesd"):
         raise ConfigError("with --random, --decoder is vae or taesd")
-    config: Any = getattr(configs, size.upper())
+    config = CONFIGS[size]
     if image_size is not None:
-        config = configs.override(config, {"image_size": image_size})
+        config = override(config, {"image_size": image_size})
     if window is not None:
-        config = configs.with_window(config, window)
+        config = with_window(config, window)
     half = size == "official" and place.type == "cuda"
     networks = build_networks(config, place, dtype or (torch.float16 if half else torch.float32))
     if decoder == "taesd":

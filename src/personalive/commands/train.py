@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from personalive.config import CONFIGS, assignments, override
 from personalive.errors import ConfigError
 from personalive.reporting import STOPPED, give_up, progress_bar, reported, start_log
 from personalive.training.recipe import STAGES
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from personalive.config import ModelConfig
     from personalive.contracts import Networks
 
-CONFIGS = ("mini", "official", "toy")
 _LAUNCHED = "PERSONALIVE_PROCESS"  # set in the processes that --processes starts
 
 
@@ -65,10 +65,15 @@ def train_stage_or_export(
         typer.Option("--estimate", help="Print what memory the stage will take; train nothing."),
     ] = False,
     init: Annotated[
-        str | None, typer.Option(help="Begin from a trained model: a built-in model's name or a checkpoint file.")
+        str | None,
+        typer.Option(help="Begin from a trained model: a built-in model's name, a checkpoint file, a folder."),
     ] = None,
     export: Annotated[
-        Path | None, typer.Option(help="Write the run's networks as one checkpoint here (after training, if any).")
+        Path | None,
+        typer.Option(help="Write the run's networks here (after training, if any): FILE.safetensors, or a new folder."),
+    ] = None,
+    file_megabytes: Annotated[
+        float | None, typer.Option(min=1, help="With --export FOLDER: no file is to be larger than this.")
     ] = None,
     note: Annotated[str, typer.Option(help="What `personalive info` will say about the exported checkpoint.")] = "",
 ) -> None:
@@ -84,14 +89,12 @@ def train_stage_or_export(
     start_log(logging.INFO, "%(asctime)s %(message)s")
     import torch
 
-    from personalive import config as configs
     from personalive.training.loop import RunOptions
     from personalive.training.recipe import load_recipe
     from personalive.training.run import assemble, train_stage
 
-    sizes = {"mini": configs.MINI, "official": configs.OFFICIAL, "toy": configs.TOY}[config]
-    sizes = configs.override(sizes, configs.assignments(config_assign or []))
-    numbers = load_recipe(recipe, configs.assignments(assign or []))
+    sizes = override(CONFIGS[config], assignments(config_assign or []))
+    numbers = load_recipe(recipe, assignments(assign or []))
     if threads is not None:
         torch.set_num_threads(max(1, threads))
     if estimate:
@@ -120,10 +123,7 @@ def train_stage_or_export(
             return  # not the first of several processes
         typer.echo(f"{run / stage}.safetensors: " + ", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
     if export is not None:
-        from personalive.weights.load import save_networks
-
-        save_networks(assemble(sizes, run), export, description=note)
-        typer.echo(f"{export}: {export.stat().st_size / 1e6:.1f} MB")
+        typer.echo(f"{export}: {_export(assemble(sizes, run), export, note, file_megabytes) / 1e6:.1f} MB")
 
 
 def _launch(processes: int, device: str) -> None:
@@ -150,11 +150,24 @@ def _launch(processes: int, device: str) -> None:
         give_up("stopped; the checkpoint is saved, the same command goes on from there", STOPPED)
 
 
+def _export(networks: Networks, path: Path, note: str, file_megabytes: float | None) -> int:
+    """Write a checkpoint file, or a model's folder; the bytes that were written."""
+    if path.suffix == ".safetensors":
+        from personalive.weights.load import save_networks
+
+        save_networks(networks, path, description=note)
+        return path.stat().st_size
+    from personalive.weights.folder import save_folder
+
+    save_folder(networks, path, file_bytes=None if file_megabytes is None else int(file_megabytes * 1e6))
+    return sum(file.stat().st_size for file in path.iterdir())
+
+
 def _trained(model: str, sizes: ModelConfig) -> Networks:
     """A trained model of the sizes that are to be trained. Raises ConfigError when it has others."""
-    from personalive.weights.load import find_model, load_networks
+    from personalive.weights.find import open_model
 
-    networks = load_networks(find_model(model))
+    networks = open_model(model)
     if networks.config.unet != sizes.unet or networks.config.image_size != sizes.image_size:
         raise ConfigError(f"--init {model} is of config {networks.config.name!r}, not {sizes.name!r}")
     return networks

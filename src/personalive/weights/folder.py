@@ -1,6 +1,7 @@
 """A model as a folder: config.json and one safetensors file for each network. What `personalive convert` writes.
 
-One file for each network, so that a large model is written and read with one network in memory twice, not all.
+One file for each network, so that a large model is written and read with one network in memory twice, not all; or, of
+a network larger than files may be, several, numbered.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from personalive.config import OFFICIAL, ModelConfig, build, to_json
 from personalive.contracts import Networks
@@ -24,20 +25,27 @@ from personalive.weights.tensors import read_safetensors
 
 CONFIG = "config.json"
 
+ENTRY = 128
+"""Bytes at most that a tensor takes in a file's header beside its name."""
+
 
 def is_model_folder(folder: Path) -> bool:
     """Whether this looks like a folder that `save_folder` or `convert` wrote."""
-    return (folder / CONFIG).is_file() and any((folder / _file(name)).is_file() for name in NAMES)
+    return (folder / CONFIG).is_file() and any(_files(folder, name) for name in NAMES)
 
 
-def save_folder(networks: Networks, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
+def save_folder(
+    networks: Networks, folder: str | Path, dtype: torch.dtype = torch.float16, file_bytes: int | None = None
+) -> None:
     """Write a model's folder; it appears complete or not at all. Parameters as `dtype`, buffers as they are.
+
+    file_bytes: a network with more is split among several files, none larger unless one tensor alone is.
 
     Raises:
         WeightsError: a parameter is not finite, or does not fit into `dtype`.
         OutputError: the folder exists and is not empty, or cannot be written.
     """
-    _write(networks.config, lambda name: modules(networks)[name], Path(folder), dtype)
+    _write(networks.config, lambda name: modules(networks)[name], Path(folder), dtype, file_bytes)
 
 
 def convert(
@@ -59,6 +67,8 @@ def convert(
 
     def filled(name: str) -> nn.Module:
         advance(name)
+        for done in modules(networks).values():
+            done.to("meta")
         fill_official(networks, name, Path(source))
         return modules(networks)[name]
 
@@ -74,7 +84,10 @@ def load_folder(folder: str | Path, device: str | torch.device = "cpu", dtype: t
     folder = Path(folder)
     networks = build_networks(read_config(folder), "meta", dtype)
     for name, module in modules(networks).items():
-        load_state(module, read_safetensors(folder / _file(name))[0], str(folder / _file(name)))
+        tensors: dict[str, Tensor] = {}
+        for file in _files(folder, name) or [folder / f"{name}.safetensors"]:
+            tensors |= read_safetensors(file)[0]
+        load_state(module, tensors, str(folder / f"{name}.safetensors"))
         module.to(device)
     return networks
 
@@ -93,17 +106,21 @@ def read_config(folder: Path) -> ModelConfig:
         raise WeightsError(f"{path}: its configuration is not of this version: {error}") from error
 
 
-def _write(config: ModelConfig, network: Callable[[str], nn.Module], folder: Path, dtype: torch.dtype) -> None:
-    """Ask for one network after the other, write it, and let it go."""
+def _write(
+    config: ModelConfig,
+    network: Callable[[str], nn.Module],
+    folder: Path,
+    dtype: torch.dtype,
+    file_bytes: int | None = None,
+) -> None:
+    """Ask for one network after the other, and write it."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{folder} exists and is not an empty folder: choose another one")
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir()
         for name in NAMES:
-            module = network(name)
-            write_tensors(stored_tensors(module, name, dtype), temporary / _file(name), {"format": FORMAT})
-            module.to("meta")
+            _write_network(network(name), name, temporary, dtype, file_bytes)
         text = json.dumps({"format": FORMAT, "config": json.loads(to_json(config))}, indent=1)
         (temporary / CONFIG).write_text(text + "\n", "utf-8")
         if folder.exists():
@@ -115,5 +132,29 @@ def _write(config: ModelConfig, network: Callable[[str], nn.Module], folder: Pat
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _file(name: str) -> str:
-    return f"{name}.safetensors"
+def _write_network(module: nn.Module, name: str, folder: Path, dtype: torch.dtype, file_bytes: int | None) -> None:
+    parts = _split(stored_tensors(module, name, dtype), file_bytes)
+    for number, part in enumerate(parts, 1):
+        stem = name if len(parts) == 1 else f"{name}-{number:05d}-of-{len(parts):05d}"
+        write_tensors(part, folder / f"{stem}.safetensors", {"format": FORMAT})
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    """A network's files, as far as they are there."""
+    return [path for path in (folder / f"{name}.safetensors",) if path.is_file()] or sorted(
+        folder.glob(f"{name}-?????-of-?????.safetensors")
+    )
+
+
+def _split(tensors: dict[str, Tensor], limit: int | None) -> list[dict[str, Tensor]]:
+    """The tensors in as few groups as their order allows, of at most `limit` bytes each with what a file adds."""
+    groups: list[dict[str, Tensor]] = [{}]
+    size = ENTRY
+    for key, tensor in tensors.items():
+        more = tensor.nbytes + len(key) + ENTRY
+        if limit is not None and groups[-1] and size + more > limit:
+            groups.append({})
+            size = ENTRY
+        groups[-1][key] = tensor
+        size += more
+    return groups
