@@ -21,7 +21,7 @@ from personalive.errors import InputError
 from personalive.rendering import builtin, people
 from personalive.reporting import DEBUG_VARIABLE, STOPPED, progress_bar
 from personalive.training import run as training
-from personalive.weights import load
+from personalive.weights import find, load
 from personalive.weights.describe import describe_checkpoint
 from personalive.weights.idle import idle_entries
 from toy import picture, toy_networks
@@ -297,6 +297,26 @@ def test_export_writes_a_checkpoint(command: Command, monkeypatch: pytest.Monkey
     assert (ended.code, ended.out) == (0, f"{path}: {path.stat().st_size / 1e6:.1f} MB\n")
     assert describe_checkpoint(path).description == "trained a little"
     assert load.load_networks(path).config == TOY
+
+
+def test_export_writes_a_folder_of_small_files(
+    command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(training, "assemble", lambda sizes, run: toy_networks())
+    path = tmp_path / "new"
+    arguments = ["--run", tmp_path, "--config", "toy", "--export", path]
+    ended = command("train", *arguments, "--file-megabytes", 1)
+    size = sum(file.stat().st_size for file in path.iterdir())
+    assert (ended.code, ended.out) == (0, f"{path}: {size / 1e6:.1f} MB\n")
+    assert find.open_model(path).config == TOY
+    for wrong, says in (
+        (arguments, "exists: choose a new folder"),
+        ([*arguments[:-1], tmp_path / "other", "--note", "mine"], "--note goes into a checkpoint FILE.safetensors"),
+        ([*arguments[:-1], "a.safetensors", "--file-megabytes", 1], "--file-megabytes is for --export FOLDER"),
+    ):
+        ended = command("train", *wrong)
+        assert ended.code == 1
+        assert says in ended.err
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from personalive.config import CONFIGS, assignments, override
-from personalive.errors import ConfigError
+from personalive.errors import ConfigError, OutputError
 from personalive.reporting import STOPPED, give_up, progress_bar, reported, start_log
 from personalive.training.recipe import STAGES
 
@@ -83,6 +83,7 @@ def train_stage_or_export(
     each by `accelerate launch -m personalive train ...` instead of --processes.
     """
     _check_training(run, stage, data, export, config, estimate)
+    _check_export(export, note, file_megabytes)
     if processes > 1 and not estimate and _LAUNCHED not in os.environ:
         _launch(processes, device)
         return
@@ -171,6 +172,17 @@ def _trained(model: str, sizes: ModelConfig) -> Networks:
     if networks.config.unet != sizes.unet or networks.config.image_size != sizes.image_size:
         raise ConfigError(f"--init {model} is of config {networks.config.name!r}, not {sizes.name!r}")
     return networks
+
+
+def _check_export(export: Path | None, note: str, file_megabytes: float | None) -> None:
+    """Before anything is trained: what does not go together, and a folder that holds something."""
+    whole = export is None or export.suffix == ".safetensors"
+    if whole and file_megabytes is not None:
+        raise ConfigError("--file-megabytes is for --export FOLDER; a checkpoint FILE.safetensors is one file")
+    if not whole and note:
+        raise ConfigError("--note goes into a checkpoint FILE.safetensors; a folder has none")
+    if not whole and export is not None and export.exists():
+        raise OutputError(f"{export} exists: choose a new folder, or FILE.safetensors")
 
 
 def _check_training(
