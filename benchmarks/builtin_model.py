@@ -18,12 +18,12 @@ from typing import Any
 import torch
 
 from personalive.config import assignments, override
-from personalive.data.landmarks import EXPRESSION
 from personalive.data.shards import PersonRecord, read_shards
 from personalive.evaluation.animator import Animator, streamed
 from personalive.evaluation.crossing import cross
 from personalive.evaluation.expression import expression_alone
 from personalive.evaluation.long_stream import long_stream
+from personalive.evaluation.mesh import FaceMesh
 from personalive.evaluation.reenactment import CHANNELS, reenact
 from personalive.evaluation.report import Row, markdown, provenance, write_json
 from personalive.evaluation.statistics import estimate
@@ -63,8 +63,15 @@ class _Steps:
 class Evaluation:
     """The sections, each over some people."""
 
-    def __init__(self, model: PersonaLive, clips: list[PersonRecord], faces: list[PersonRecord], frames: int) -> None:
-        self.model, self.clips, self.faces, self.frames = model, clips, faces, frames
+    def __init__(
+        self,
+        model: PersonaLive,
+        clips: list[PersonRecord],
+        faces: list[PersonRecord],
+        frames: int,
+        mesh: FaceMesh | None = None,
+    ) -> None:
+        self.model, self.clips, self.faces, self.frames, self.mesh = model, clips, faces, frames, mesh
         self.animate: Animator = streamed(model)
         self.reader = Yardstick.load()
 
@@ -81,7 +88,7 @@ class Evaluation:
     def expression(self) -> Iterator[Any]:
         """Expression alone."""
         for person in self.faces:
-            yield expression_alone(self.animate, person, self.reader)
+            yield expression_alone(self.animate, person, self.reader, self.mesh)
 
     def crossing(self) -> Iterator[Any]:
         """Everybody driven by the next."""
@@ -119,9 +126,9 @@ def rows(section: str, cases: list[Any]) -> list[Row]:
         return [*table, row(f"SSIM of {most} steps less one", gains, "gain")]
     if section == "expression":
         return [
-            row(f"{part}: {name}", [getattr(c, part)[name] for c in cases], "expression" if part == "output" else "")
-            for part in ("output", "seen")
-            for name in EXPRESSION
+            row(f"{part}: {name}", [getattr(c, part)[name] for c in cases], "expression" if "output" in part else "")
+            for part in ("output", "seen", "output_mesh", "seen_mesh")
+            for name in getattr(cases[0], part)
         ]
     if section == "crossing":
         own = row("output nearer to the portrait", [c.nearer for c in cases], "nearer")
@@ -148,6 +155,7 @@ def main() -> None:
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--set", action="append", default=[], help="of the model's configuration: stream.levels=2 ...")
+    parser.add_argument("--face-mesh", metavar="PYTHON", help="one that has mediapipe: reads the expression, too")
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -155,7 +163,8 @@ def main() -> None:
     networks = PersonaLive.from_pretrained(args.model).networks
     changes = assignments(args.set)
     networks = dataclasses.replace(networks, config=override(networks.config, changes))
-    evaluation = Evaluation(PersonaLive(networks), clips, faces, args.long_frames)
+    mesh = None if args.face_mesh is None else FaceMesh(args.face_mesh)
+    evaluation = Evaluation(PersonaLive(networks), clips, faces, args.long_frames, mesh)
     source = provenance(" ".join([args.model, *args.set]))
     done: dict[str, list[Any]] = {}
     table: list[Row] = []

@@ -304,15 +304,15 @@ def test_export_writes_a_folder_of_small_files(
 ) -> None:
     monkeypatch.setattr(training, "assemble", lambda sizes, run: toy_networks())
     path = tmp_path / "new"
-    arguments = ["--run", tmp_path, "--config", "toy", "--export", path]
-    ended = command("train", *arguments, "--file-megabytes", 1)
+    arguments: list[str | Path] = ["--run", tmp_path, "--config", "toy", "--export", path]
+    ended = command("train", *arguments, "--file-megabytes", "1")
     size = sum(file.stat().st_size for file in path.iterdir())
     assert (ended.code, ended.out) == (0, f"{path}: {size / 1e6:.1f} MB\n")
     assert find.open_model(path).config == TOY
     for wrong, says in (
         (arguments, "exists: choose a new folder"),
         ([*arguments[:-1], tmp_path / "other", "--note", "mine"], "--note goes into a checkpoint FILE.safetensors"),
-        ([*arguments[:-1], "a.safetensors", "--file-megabytes", 1], "--file-megabytes is for --export FOLDER"),
+        ([*arguments[:-1], "a.safetensors", "--file-megabytes", "1"], "--file-megabytes is for --export FOLDER"),
     ):
         ended = command("train", *wrong)
         assert ended.code == 1

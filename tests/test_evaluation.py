@@ -18,8 +18,9 @@ from personalive.evaluation.animator import streamed
 from personalive.evaluation.crossing import cross
 from personalive.evaluation.expression import expression_alone
 from personalive.evaluation.long_stream import BLOCK, long_stream, turn_length
+from personalive.evaluation.mesh_worker import POINTS
 from personalive.evaluation.steps import compare_steps, paint
-from personalive.evaluation.yardstick import Reading, unit
+from personalive.evaluation.yardstick import Array, Reading, unit
 from personalive.media.frames import Pixels
 from personalive.motion import signals
 from personalive.pipeline import PersonaLive
@@ -34,6 +35,24 @@ class RowReader:
             return None
         rows = frames[:, :7].mean((2, 3))
         return Reading(rows, unit(frames.mean((1, 2)) - 128))
+
+
+class RowMesh:
+    """A mesh whose mouth, lids, corners of the mouth and brows are as far apart as the first rows are bright."""
+
+    def points(self, frame: Pixels) -> Array:
+        if not frame.any():
+            return np.full((POINTS, 3), np.nan)
+        mouth, blink, smile, brow = frame[:4].mean((1, 2)) / 1000
+        points = np.zeros((POINTS, 3))
+        points[33], points[263], points[168], points[2] = (-1, 0, 0), (1, 0, 0), (0, 0, 0), (0, 1, 0)  # the face's size
+        points[133], points[362] = (-0.4, 0, 0), (0.4, 0, 0)
+        points[14, 1] = 1.5 + mouth
+        points[13, 1] = 1.5
+        points[61, 0], points[291, 0] = -0.3 - smile, 0.3
+        points[[145, 153, 144, 374, 380, 373], 1] = 0.5 - blink
+        points[105], points[334] = (-0.7, -0.3 - brow, 0), (0.7, -0.3 - brow, 0)
+        return points
 
 
 def perfect(portrait: Pixels, driving: Iterable[Pixels]) -> Iterator[Pixels]:
@@ -92,6 +111,16 @@ class TestExpression:
         assert math.isnan(figures.output["blink"])
         assert math.isnan(figures.seen["blink"])
         assert figures.output["mouth"] > 0.999
+
+    def test_a_face_mesh_reads_the_same_videos(self) -> None:
+        figures = expression_alone(perfect, acting(), RowReader())
+        assert figures.output_mesh == figures.seen_mesh == {}
+        figures = expression_alone(late, acting(), RowReader(), RowMesh())
+        assert list(figures.seen_mesh) == list(EXPRESSION)
+        assert min(figures.seen_mesh.values()) > 0.999
+        assert all(0 < figures.output_mesh[name] < figures.seen_mesh[name] - 0.01 for name in EXPRESSION)
+        lost = expression_alone(nobody, acting(), RowReader(), RowMesh())
+        assert all(math.isnan(value) for value in lost.output_mesh.values())
 
     def test_needs_the_truth(self) -> None:
         with pytest.raises(InputError, match="no ground truth"):
