@@ -8,9 +8,7 @@ frames whose nearest portrait is their own person's.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -57,24 +55,6 @@ def samples(people: Iterable[PersonRecord], seed: int | None, views: int) -> Sam
     return shapes, faces, wanted, numbers.astype(np.int64)
 
 
-def samples_of_shards(paths: Sequence[Path], seed: int | None, views: int, workers: int) -> Samples:
-    """`samples` of all people of some shards, a process for each of `workers`; every shard has a seed of its own."""
-    seeds = [None if seed is None else seed + number for number in range(len(paths))]
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        parts = list(pool.map(_samples_of_shard, paths, seeds, [views] * len(paths)))
-    first = 0
-    rows: list[Samples] = []
-    for shapes, faces, wanted, numbers in parts:
-        rows.append((shapes, faces, wanted, numbers + first))
-        first = int(rows[-1][3].max()) + 1
-    return tuple(np.concatenate(column) for column in zip(*rows, strict=True))  # type: ignore[return-value]
-
-
-def _samples_of_shard(path: Path, seed: int | None, views: int) -> Samples:
-    cv2.setNumThreads(1)
-    return samples(read_shards([path]), seed, views)
-
-
 def shaken(image: Pixels, box: FaceBox, rng: np.random.Generator) -> tuple[Pixels, FaceBox]:
     """The picture perhaps blurred, the box a little off."""
     if rng.random() < 0.6:
@@ -109,13 +89,12 @@ def main() -> None:
     parser.add_argument("train", nargs="+", type=Path)
     parser.add_argument("--test", nargs="+", type=Path, required=True)
     parser.add_argument("--views", type=int, default=2, help="shaken samples of each training frame")
-    parser.add_argument("--workers", type=int, default=2, help="processes that describe faces")
     parser.add_argument("-o", "--output", type=Path)
     args = parser.parse_args()
-    shapes, faces, wanted, numbers = samples_of_shards(args.train, 0, args.views, args.workers)
+    shapes, faces, wanted, numbers = samples(read_shards(args.train), 0, args.views)
     print(f"{len(np.unique(numbers))} people, {len(shapes)} samples", flush=True)
     yardstick = fit(shapes, faces, wanted, numbers)
-    print(report(yardstick, samples_of_shards(args.test, None, 1, args.workers)))
+    print(report(yardstick, samples(read_shards(args.test), None, 1)))
     if args.output:
         yardstick.save(args.output)
 

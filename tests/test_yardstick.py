@@ -96,7 +96,7 @@ class TestBoxes:
         there, _ = describe(moved(portrait(), 5, 0)[None], [FaceBox(69.0, 64.0, 70.0)])
         elsewhere, _ = describe(portrait()[None], [FaceBox(80.0, 64.0, 70.0)])
         assert np.abs(there - shape).mean() < 0.3 * np.abs(elsewhere - shape).mean()
-        assert (shape.shape[1], face.shape[1]) == (4356 + 5940, 4356 + 3 * 12 * 12)
+        assert face.shape[1] == shape.shape[1] + 3 * 12 * 12
 
 
 class TestFit:

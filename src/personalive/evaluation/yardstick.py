@@ -1,12 +1,12 @@
 """A tracker of its own: what a face does and who it is, read from pixels without any network of the product.
 
-The face is found by the cascade detector, cut out, and described by histograms of gradients, finer ones about the mouth
-(expression and pose), and by the coarse ones with a small colour picture (identity). Two linear maps, fitted in closed
-form to rendered people with known truth (`benchmarks/fit_yardstick.py`), read the description: ridge regression for the
-signals, fitted to how the frames of a person differ from their mean (the shape of a face must not tell), and linear
-discriminants for the identity ("Fisherfaces", Belhumeur, Hespanha and Kriegman 1997). It is a documented
-stand-in: ArcFace, SMIRK and MediaPipe are better on photographs, and figures of this one are never given under their
-names. How well it reads people whom it has not seen is printed by the fit and stands in docs/evaluation.md.
+The face is found by the cascade detector, cut out, and described by histograms of gradients (expression and pose) and
+by these with a small colour picture (identity). Two linear maps, fitted in closed form to rendered people with known
+truth (`benchmarks/fit_yardstick.py`), read the description: ridge regression for the signals, fitted to how the frames
+of a person differ from their mean (the shape of a face must not tell), and linear discriminants for the identity
+("Fisherfaces", Belhumeur, Hespanha and Kriegman 1997). It is a documented stand-in: ArcFace, SMIRK and MediaPipe are
+better on photographs, and figures of this one are never given under their names. How well it reads people whom it has
+not seen is printed by the fit and stands in docs/evaluation.md.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ SIGNALS = (*EXPRESSION, "pitch", "yaw", "roll")
 
 SIDE = 96  # of the cut-out face, pixels
 REACH = 1.15  # its side in sides of the detected square: chin and brows stay inside when the detector is a little off
-MOUTH = (slice(48, 96), slice(16, 80))  # of the cut-out face: where the mouth is, rows and columns
 COLOUR_SIDE = 12  # of the small colour picture
 IDENTITY_SIZE = 48
 SMOOTH = 9  # frames over which detections of a video are steadied by their median
@@ -148,19 +147,16 @@ def face_boxes(frames: Pixels, held: bool = False) -> list[FaceBox] | None:
 
 
 def describe(frames: Pixels, boxes: Sequence[FaceBox]) -> tuple[Array, Array]:
-    """Shape descriptions (F, D) and face descriptions (F, E) of the faces in these squares."""
+    """Shape descriptions (F, D) and face descriptions (F, E = D + 432) of the faces in these squares."""
     shapes, faces = [], []
-    coarse = cv2.HOGDescriptor((SIDE, SIDE), (16, 16), (8, 8), (8, 8), 9)
-    fine = cv2.HOGDescriptor((64, 48), (8, 8), (4, 4), (4, 4), 9)
+    gradients = cv2.HOGDescriptor((SIDE, SIDE), (16, 16), (8, 8), (8, 8), 9)
     for frame, box in zip(frames, boxes, strict=True):
         face = _cut(frame, box)
-        grey = cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)
-        whole = np.asarray(coarse.compute(grey), np.float64).ravel()
-        mouth = np.asarray(fine.compute(np.ascontiguousarray(grey[MOUTH])), np.float64).ravel()
+        shape = np.asarray(gradients.compute(cv2.cvtColor(face, cv2.COLOR_RGB2GRAY)), np.float64).ravel()
         small = cv2.resize(face, (COLOUR_SIDE, COLOUR_SIDE), interpolation=cv2.INTER_AREA)
         colour = cv2.cvtColor(small, cv2.COLOR_RGB2LAB).astype(np.float64).ravel() / 255
-        shapes.append(np.concatenate([whole, mouth]))
-        faces.append(np.concatenate([whole, colour]))
+        shapes.append(shape)
+        faces.append(np.concatenate([shape, colour]))
     return np.stack(shapes), np.stack(faces)
 
 
