@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from personalive.acceleration.choice import AUTO, EAGER, RUNTIMES, choose_runtime
+from personalive.acceleration.choice import AUTO, EAGER, GRAPHS, KINDS, RUNTIMES, choose_runtime
 from personalive.contracts import Networks
 from personalive.gallery import find_driving, find_portrait
 from personalive.media.frames import Pixels, load_picture, resize_picture
@@ -28,7 +28,8 @@ from personalive.pipeline import PersonaLive
 from personalive.weights.find import home, open_model
 
 INT8 = "int8"
-PATHS = [*(name for name in RUNTIMES if name != AUTO), INT8]
+ELSEWHERE = (AUTO, GRAPHS, *(name for name, kind in KINDS.items() if kind.where == "cuda"))
+PATHS = [*(name for name in RUNTIMES if name not in ELSEWHERE), INT8]
 
 
 def on_path(networks: Networks, path: str) -> Networks:
