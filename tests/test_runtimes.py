@@ -268,7 +268,7 @@ def test_a_files_name_stands_for_all_that_is_inside() -> None:
 def test_what_cannot_be_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     networks = toy_networks(**TAU)
     with pytest.raises(
-        ConfigError, match="no runtime 'magic'; choose one of auto, eager, compile, aoti, onnxruntime, o"
+        ConfigError, match="no runtime 'magic'; choose one of auto, eager, compile, cuda-graphs, aoti, o"
     ):
         PersonaLive.from_pretrained("no-such-model", runtime="magic")
     half = dataclasses.replace(networks, denoising_unet=type(own_unet(networks))(networks.config.unet).half())

@@ -51,6 +51,8 @@ def test_equal_values_have_no_spread_and_unknown_ones_do_not_count() -> None:
 def test_the_interval_against_scipy() -> None:
     stats = pytest.importorskip("scipy.stats")
     values = np.random.default_rng(3).gamma(2.0, 1.0, 25)
-    theirs = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=20_000).confidence_interval
+    theirs = stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=20_000, random_state=0
+    ).confidence_interval
     ours = estimate(values.tolist(), draws=20_000)
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.02)

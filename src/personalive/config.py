@@ -464,10 +464,7 @@ def override(config: ModelConfig, assignments: dict[str, Any]) -> ModelConfig:
 
 
 def assignments(texts: Iterable[str]) -> dict[str, Any]:
-    """["a.b=1"] -> {"a.b": 1}, as `override` takes them. Values are JSON, or else text.
-
-    Raises ConfigError for a text without an equals sign.
-    """
+    """["a.b=1"] -> {"a.b": 1} for `override`; values are JSON, or else text. Raises ConfigError without an "="."""
     found: dict[str, Any] = {}
     for text in texts:
         name, equals, value = text.partition("=")
