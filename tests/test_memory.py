@@ -118,7 +118,7 @@ def test_the_presets_of_the_official_model() -> None:
     assert peaks["8GB"] < peaks["12GB"] < peaks["24GB"]
     assert plans["8GB"].peak + memory.RESERVE < 8 * 2**30
     assert plans["12GB"].peak + memory.RESERVE < 12 * 2**30
-    assert {name: round(peak, 2) for name, peak in peaks.items()} == OFFICIAL_PEAKS
+    assert peaks == pytest.approx(OFFICIAL_PEAKS, abs=0.05)  # Python 3.10 lets go of some tensors later than 3.11
 
 
 # Choosing
