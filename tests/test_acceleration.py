@@ -148,16 +148,22 @@ def driving_of(driving: MotionSignals, session: int) -> MotionSignals:
     return map_tensors(lambda tensor: tensor[session : session + 1], driving)
 
 
-@torch.no_grad()
-def test_a_compiled_window_is_one_whole_graph_for_each_number_of_keyframes() -> None:
-    torch._dynamo.reset()
-    networks, graphs = toy_networks(**TAU), []
+def counted_graphs() -> tuple[Any, list[int]]:
+    """A compiler that runs graphs as they are, and the number of inputs of each that it was given."""
+    graphs: list[int] = []
 
     def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
         graphs.append(len(inputs))
         return graph.forward
 
-    compiled = compile_window(networks, backend=backend)  # type: ignore[arg-type]
+    return backend, graphs
+
+
+@torch.no_grad()
+def test_a_compiled_window_is_one_whole_graph_for_each_number_of_keyframes() -> None:
+    torch._dynamo.reset()
+    networks, (backend, graphs) = toy_networks(**TAU), counted_graphs()
+    compiled = compile_window(networks, backend=backend)
     for keyframes in (0, 2, 0, 2):
         flat, expected = inputs_and_result(networks, keyframes)
         got = compiled.denoising_unet(*flat[:3], MotionSignals(flat[3], flat[4]), shared_of(flat))
@@ -199,13 +205,8 @@ def test_what_a_recorded_pass_gave_stays_when_it_is_replayed(monkeypatch: pytest
 @torch.inference_mode()
 def test_a_compiled_decoder_has_two_graphs_whatever_it_is_given() -> None:
     torch._dynamo.reset()
-    networks, graphs = toy_networks(**TAU), []
-
-    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
-        graphs.append(len(inputs))
-        return graph.forward
-
-    compiled = compile_decoder(networks, backend=backend)  # type: ignore[arg-type]
+    networks, (backend, graphs) = toy_networks(**TAU), counted_graphs()
+    compiled = compile_decoder(networks, backend=backend)
     chunk, config = networks.config.stream.chunk_frames, networks.config
     for count in (chunk, 1, chunk - 1, 2 * chunk, 2 * chunk + 1):
         latents = torch.randn(count, config.unet.latent_channels, config.latent_size, config.latent_size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ OFFICIAL_PARAMETERS = {
     "pose_guider": 1_086_480,
 }
 OFFICIAL_PEAKS = {"24GB": 9.54, "12GB": 7.25, "8GB": 5.69}  # docs/performance.md
+if sys.version_info < (3, 11):  # it lets go of some tensors later
+    OFFICIAL_PEAKS |= {"24GB": 9.58, "12GB": 7.29}
 
 
 def meta(*shape: int) -> Tensor:
@@ -118,7 +121,7 @@ def test_the_presets_of_the_official_model() -> None:
     assert peaks["8GB"] < peaks["12GB"] < peaks["24GB"]
     assert plans["8GB"].peak + memory.RESERVE < 8 * 2**30
     assert plans["12GB"].peak + memory.RESERVE < 12 * 2**30
-    assert peaks == pytest.approx(OFFICIAL_PEAKS, abs=0.05)  # Python 3.10 lets go of some tensors later than 3.11
+    assert {name: round(peak, 2) for name, peak in peaks.items()} == OFFICIAL_PEAKS
 
 
 # Choosing

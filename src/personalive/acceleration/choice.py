@@ -59,8 +59,8 @@ class Kind:
             raise ConfigError(
                 f"the runtime {name} is for the CPU in float32: take --device cpu, or --runtime {COMPILE}"
             )
-        if self.where == "cuda" and parameter.device.type != "cuda":
-            raise ConfigError(f"the runtime {name} is for an NVIDIA GPU: take --device cuda, or --runtime {COMPILE}")
+        if self.where == "cuda":
+            _check_cuda(name, networks)
         if self.package is not None:
             importlib.import_module(self.package)
         if self.able is not None and not self.able():
@@ -140,10 +140,14 @@ def choose_runtime(networks: Networks, name: str, folder: Path, tell: Callable[[
 
 def check_graphs(networks: Networks) -> None:
     """Raises ConfigError where there can be no CUDA graphs, or none in a server's thread."""
-    if next(own_unet(networks).parameters()).device.type != "cuda":
-        raise ConfigError(f"the runtime {GRAPHS} is for an NVIDIA GPU: take --device cuda, or --runtime {COMPILE}")
+    _check_cuda(GRAPHS, networks)
     if TorchVersion(torch.__version__) < "2.13":
         raise ConfigError(f"the runtime {GRAPHS} needs torch 2.13 or newer, this is {torch.__version__}")
+
+
+def _check_cuda(name: str, networks: Networks) -> None:
+    if next(own_unet(networks).parameters()).device.type != "cuda":
+        raise ConfigError(f"the runtime {name} is for an NVIDIA GPU: take --device cuda, or --runtime {COMPILE}")
 
 
 def quickest(networks: Networks) -> str:

@@ -140,10 +140,9 @@ def _write_network(module: nn.Module, name: str, folder: Path, dtype: torch.dtyp
 
 
 def _files(folder: Path, name: str) -> list[Path]:
-    """A network's files, as far as they are there."""
-    return [path for path in (folder / f"{name}.safetensors",) if path.is_file()] or sorted(
-        folder.glob(f"{name}-?????-of-?????.safetensors")
-    )
+    """A network's file, or its numbered ones, as far as they are there."""
+    whole = folder / f"{name}.safetensors"
+    return [whole] if whole.is_file() else sorted(folder.glob(f"{name}-?????-of-?????.safetensors"))
 
 
 def _split(tensors: dict[str, Tensor], limit: int | None) -> list[dict[str, Tensor]]:
