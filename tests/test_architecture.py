@@ -18,7 +18,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "config", "contracts", "gallery", "device"),
     ("media",),
     ("models",),
-    ("weights", "motion", "streaming"),
+    ("weights", "motion", "warp", "streaming"),
     ("acceleration", "stream", "animate", "pipeline"),
     ("data", "rendering", "server", "training", "evaluation", "diagnosis"),
     ("reporting", "commands", "cli", "__main__"),

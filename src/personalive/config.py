@@ -151,6 +151,7 @@ class PoseGuiderConfig:
     channels: tuple[int, int, int, int] = (16, 32, 96, 256)
     out_channels: int = 320
     position: int = 0
+    in_channels: int = 3
 
     def __post_init__(self) -> None:
         _require(self.position == 0 or self.out_channels % 4 == 0, "pose_guider.position needs channels in fours")
@@ -170,6 +171,52 @@ class KeypointConfig:
     box_scale: float = 1.7
     box_before: float = 0.475
     box_after: float = 0.525
+
+
+@dataclass(frozen=True)
+class FaceMeshConfig:
+    """How large the head mesh of the reference warp is (`models/face_mesh.py`)."""
+
+    vertices: int = 15227
+    triangles: int = 29477
+    identities: int = 32
+    expressions: int = 53
+    landmarks: int = 256
+
+
+@dataclass(frozen=True)
+class LandmarkConfig:
+    """The landmark network of the reference warp (`models/landmark_network.py`). `image_size`: side of a face crop."""
+
+    image_size: int = 128
+    channels: tuple[int, ...] = (24, 48, 96, 160, 192)
+    landmarks: int = 256
+
+
+@dataclass(frozen=True)
+class WarpConfig:
+    """The reference warp (`personalive.warp`): the portrait's own pixels, carried to where each frame shows them.
+
+    Off in the published system. `grid`: side of the flow field. `output_size`: side of the pictures that come out,
+    whatever `image_size` is; the networks compute at `image_size`, the portrait is warped at this size.
+    `relative_rotation`: the head turns from where the portrait holds it as the driver's turns from its first frame;
+    without it the portrait takes on the driver's angles.
+    """
+
+    enabled: bool = False
+    grid: int = 128
+    output_size: int = 256
+    relative_rotation: bool = True
+    mesh: FaceMeshConfig = field(default_factory=FaceMeshConfig)
+    landmarks: LandmarkConfig = field(default_factory=LandmarkConfig)
+    expression_hidden: int = 128
+    surface_channels: tuple[int, ...] = (32, 48, 64, 96)
+    guider: PoseGuiderConfig = field(default_factory=lambda: PoseGuiderConfig((16, 24, 32, 64), 64, 0, 6))
+    compositor_channels: tuple[int, ...] = (32, 48, 64)
+
+    def __post_init__(self) -> None:
+        _require(self.output_size % 8 == 0 and self.output_size > 0, f"warp.output_size: {self.output_size} is odd")
+        _require(self.mesh.landmarks == self.landmarks.landmarks, "warp: mesh and landmark network differ in landmarks")
 
 
 @dataclass(frozen=True)
@@ -238,6 +285,7 @@ class ModelConfig:
     pose_guider: PoseGuiderConfig = field(default_factory=PoseGuiderConfig)
     keypoints: KeypointConfig = field(default_factory=KeypointConfig)
     stream: StreamConfig = field(default_factory=StreamConfig)
+    warp: WarpConfig = field(default_factory=WarpConfig)
 
     def __post_init__(self) -> None:
         unet = self.unet
@@ -252,6 +300,11 @@ class ModelConfig:
         _require(self.image_size % (8 * 2 ** (len(unet.channels) - 1)) == 0, f"image_size {self.image_size} is odd")
         _require(self.autoencoder.downscale == 8, "latents must be 1/8 of the image side")
         _require(self.stream.window_frames <= unet.max_frames, "the window is longer than unet.max_frames")
+
+    @property
+    def output_size(self) -> int:
+        """Side of the pictures that come out: `image_size`, or the reference warp's own size."""
+        return self.warp.output_size if self.warp.enabled else self.image_size
 
     @property
     def latent_size(self) -> int:

@@ -17,7 +17,7 @@ class PoseGuider(nn.Module):
     def __init__(self, config: PoseGuiderConfig) -> None:
         super().__init__()
         channels = config.channels
-        self.conv_in = nn.Conv2d(3, channels[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(config.in_channels, channels[0], 3, padding=1)
         self.blocks = nn.ModuleList()
         for narrow, wide in pairwise(channels):
             self.blocks.append(nn.Conv2d(narrow, narrow, 3, padding=1))
@@ -28,7 +28,7 @@ class PoseGuider(nn.Module):
         self.config = config
 
     def forward(self, drawing: Tensor) -> Tensor:
-        """(N, 3, H, W) in [0, 1] -> (N, out_channels, H/8, W/8)."""
+        """(N, in_channels, H, W), the drawing in [0, 1] -> (N, out_channels, H/8, W/8)."""
         x = F.silu(self.conv_in(drawing))
         for block in self.blocks:
             x = F.silu(block(x))

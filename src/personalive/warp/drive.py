@@ -1,0 +1,92 @@
+"""Moving a portrait's surface as a driver moves: the flow, masks and warped picture of each driven frame."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from personalive.contracts import HeadMotion
+from personalive.models.face_mesh import project
+from personalive.models.reference_warp import ReferenceWarp
+from personalive.motion.keypoints import rotation
+from personalive.warp.flow import density, invert, invert_smooth, sample
+from personalive.warp.portrait import BEHIND_LIDS, PortraitSurface
+
+SHOULDER_SHARE = 0.3
+"""How much of the head's shift the shoulders follow."""
+FIGURE_FROM = 0.3
+"""A cell of the portrait counts as part of the person from this figure value on."""
+
+
+@dataclass(frozen=True)
+class Warp:
+    """Where F driven frames lie in their portrait, on a grid of s x s cells.
+
+    flow (F, s, s, 2): positions in the portrait; figure (F, 1, s, s): the person, as far as the portrait shows it;
+    seen (F, 1, s, s): 1 where the portrait shows what is there, 0 in gaps and where a line of it is stretched wide;
+    eye (F, 1, s, s): the eyes' openings.
+    """
+
+    flow: Tensor
+    figure: Tensor
+    seen: Tensor
+    eye: Tensor
+
+
+def drive_surface(warp: ReferenceWarp, surface: PortraitSurface, target: HeadMotion, motion: Tensor) -> Warp:
+    """The portrait's surface under retargeted heads (F, ...) and motion tokens (F, T, D)."""
+    return move_surface(surface, target, warp.expression(motion).float().clamp(0, 1))
+
+
+def move_surface(surface: PortraitSurface, target: HeadMotion, coefficients: Tensor) -> Warp:
+    """`drive_surface` with known expression coefficients (F, E)."""
+    moved, depth = forward_motion(surface, target, coefficients)
+    known = surface.figure > FIGURE_FROM
+    flow, reached = invert(moved, depth + BEHIND_LIDS * surface.eye, known)
+    frames = len(moved)
+
+    def read(map_: Tensor, flow: Tensor) -> Tensor:
+        return sample(map_[None, None].expand(frames, -1, -1, -1), flow)
+
+    closed = -F.max_pool2d(-F.max_pool2d(reached, 3, 1, 1), 3, 1, 1)  # without the pinholes of a slight stretch
+    lids = (read(surface.lids, flow) * 2).clamp(max=1)  # their skin may be stretched over the whole eye
+    gap = (read(surface.lips, flow) * 2).clamp(max=1) * (1 - reached)  # between lips that part
+    solid = torch.maximum(closed * (density(flow) * 6 - 0.5).clamp(0, 1), lids) * (1 - gap)
+    opening = (read(surface.eye, flow) - 0.35).div(0.3).clamp(0, 1) * closed
+    eyes = invert_smooth(_eyeballs(surface, target, coefficients))
+    share = opening.movedim(1, -1)
+    figure = read(surface.figure, flow) * F.max_pool2d(closed, 3, 1, 1)
+    flow = flow * (1 - share) + eyes * share
+    seen = solid * (1 - opening * (1 - read(surface.eye, eyes)))
+    return Warp(flow, figure, seen, opening)
+
+
+def forward_motion(surface: PortraitSurface, target: HeadMotion, coefficients: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each cell of the portrait goes: (F, s, s, 2) picture coordinates, and its depth (F, s, s) cm."""
+    points = surface.rest + torch.einsum("fe,echw->fchw", coefficients, surface.motion)
+    return _posed(surface, points, target)
+
+
+def _eyeballs(surface: PortraitSurface, target: HeadMotion, coefficients: Tensor) -> Tensor:
+    """Where the eyeballs' cells go, (F, s, s, 2), as if no lid were there."""
+    change = (coefficients - surface.head.expression)[:, surface.glances]
+    points = surface.eyeball + torch.einsum("fg,gchw->fchw", change, surface.gaze)
+    return _posed(surface, points, target)[0]
+
+
+def _posed(surface: PortraitSurface, points: Tensor, target: HeadMotion) -> tuple[Tensor, Tensor]:
+    """Points (F, 3, s, s) in the portrait's pose changed as the head motion changed from the portrait's own."""
+    head, own = surface.head, surface.own
+    turn = head.rotation @ (rotation(own.angles.float()).transpose(-1, -2) @ rotation(target.angles.float()))
+    scale = head.scale * target.scale.float() / own.scale.float()  # (F, 1)
+    shift = (target.translation - own.translation)[:, :2].float()
+    side = surface.weight.shape[-1]
+    flat = points.flatten(2).transpose(1, 2)  # (F, s * s, 3)
+    weight = surface.weight.flatten()
+    posed = project(flat, weight, turn, scale, head.translation + shift)
+    posed = posed.view(-1, side, side, 3)
+    lag = (1 - surface.weight)[..., None] * (1 - SHOULDER_SHARE) * shift[:, None, None]
+    return posed[..., :2] - lag, posed[..., 2]
