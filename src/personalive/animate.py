@@ -152,7 +152,7 @@ def animate(model: PersonaLive, job: Job, progress: Progress | None = None) -> A
     It appears complete or not at all: on any error, and on Ctrl-C, an older file of that name stays as it was.
     Raises OutputError where it cannot be written and ConfigError for a gain out of range.
     """
-    began, options, side = time.monotonic(), job.options, model.config.image_size
+    began, options, side = time.monotonic(), job.options, model.config.output_size
     portrait = resize_picture(job.picture, side) if job.head is None else crop_square(job.picture, job.head, side)
     stream = model.start(portrait, options.seed, options.gains(MotionGains.of(model.config.stream)))
     inside: deque[_Driven] = deque()  # not yet written; at most stream.delay_frames + 1, and a chunk

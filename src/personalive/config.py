@@ -379,6 +379,7 @@ MINI = ModelConfig(
     pose_guider=PoseGuiderConfig(channels=(8, 16, 32, 64), out_channels=64, position=16),
     keypoints=KeypointConfig(radius=4.0, soft=True),
     stream=StreamConfig(prediction="v_prediction", translation_gain=1.0, scale_gain=1.0, tau=4.0, common_noise=0.9),
+    warp=WarpConfig(enabled=True),
 )
 
 BASE = dataclasses.replace(
@@ -400,6 +401,7 @@ BASE = dataclasses.replace(
     motion_encoder=dataclasses.replace(MINI.motion_encoder, image_size=128, tokens=16),
     pose_guider=dataclasses.replace(MINI.pose_guider, channels=(16, 32, 64, 96), out_channels=80, position=32),
     keypoints=dataclasses.replace(MINI.keypoints, radius=8.0),
+    warp=WarpConfig(enabled=True, output_size=512, guider=PoseGuiderConfig((16, 24, 32, 64), 80, 0, 6)),
 )
 
 TOY = ModelConfig(

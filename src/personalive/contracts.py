@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from personalive.models.motion_extractor import MotionExtractor
     from personalive.models.pose_guider import PoseGuider
     from personalive.models.reference_unet import ReferenceUNet
+    from personalive.models.reference_warp import ReferenceWarp
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,10 @@ class Keyframes:
 
 @dataclass(frozen=True)
 class Networks:
-    """The modules of one model, in evaluation mode, and the config that they were built from. No session state."""
+    """The modules of one model, in evaluation mode, and the config that they were built from. No session state.
+
+    reference_warp is None where `config.warp` is not enabled.
+    """
 
     config: ModelConfig
     autoencoder: Autoencoder
@@ -99,3 +103,4 @@ class Networks:
     motion_extractor: MotionExtractor
     motion_encoder: MotionEncoder
     pose_guider: PoseGuider
+    reference_warp: ReferenceWarp | None = None

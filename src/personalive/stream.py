@@ -18,7 +18,7 @@ from torch import Tensor
 from personalive.contracts import MotionSignals, Networks
 from personalive.device import Arriving, fetch, send
 from personalive.errors import InputError
-from personalive.media.frames import Pixels, as_levels, from_levels, resize_tensor, to_levels
+from personalive.media.frames import Pixels, as_levels, from_levels, resize_picture, resize_tensor, to_levels, to_unit
 from personalive.motion import signals
 from personalive.motion.keypoints import MotionGains
 from personalive.motion.signals import Observation
@@ -26,6 +26,9 @@ from personalive.motion.smoothing import Smoother
 from personalive.streaming import engine
 from personalive.streaming import state as states
 from personalive.streaming.state import StreamState, map_tensors
+from personalive.warp.compose import PortraitLayers, compose, guide_features, portrait_layers
+from personalive.warp.drive import Warp, drive_surface
+from personalive.warp.portrait import build_surface, fit_portrait
 
 
 class Stream:
@@ -51,6 +54,8 @@ class Stream:
         self._waiting: list[Tensor | None] = []  # at most a chunk; None: held before any frame came
         self._looked: list[Observation | None] = []  # what was seen of the first of those ahead of their step
         self._inside: deque[Observation | None] = deque(maxlen=networks.config.stream.levels - 1)  # not yet clean
+        self._layers: PortraitLayers | None = None  # the portrait as the reference warp moves it
+        self._warps: deque[Warp] = deque(maxlen=networks.config.stream.levels)  # of the chunks inside, and the newest
         self._chunks = 0
         self._smoother = Smoother()
         self._flushed = False
@@ -69,6 +74,7 @@ class Stream:
         """
         _require_square(portrait, "the portrait", dimensions=3)
         self._reference, self._portrait = signals.encode_reference(self._networks, portrait)
+        self._layers = _layers(self._networks, portrait, self._portrait)
         self._state = None
 
     def recalibrate(self) -> None:
@@ -114,7 +120,7 @@ class Stream:
         return painted
 
     def _take(self, frames: Iterable[Pixels | None]) -> Pixels:
-        side = self._networks.config.image_size
+        side = self._networks.config.output_size
         painted = [np.zeros((0, side, side, 3), dtype=np.uint8)]
         for frame in frames:
             self.feed(frame)
@@ -140,14 +146,29 @@ class Stream:
         """A new window, for this portrait; whatever was inside the old one (at first nothing) is painted again."""
         replayed = [self._motion_of(chunk) for chunk in self._inside]
         target = [*replayed, motion][0][0:1]
-        lead_in = signals.lead_in(self._networks, self._portrait, self._origin, self.gains, target)
+        lead_in = signals.lead_in(self._networks, self._portrait, self._origin, self.gains, target, self._guide)
+        self._warps.clear()  # the frames of the lead-in are not shown
         own = self._portrait.motion
         self._state = engine.start(self._networks, self._reference, lead_in, self._seed, reference_motion=own)
         for earlier in replayed:
             self._state, _ = engine.step(self._networks, self._state, self._signals(earlier))
 
     def _signals(self, motion: Observation) -> MotionSignals:
-        return signals.drive(self._networks, self._portrait, self._origin, motion, self.gains)
+        return signals.drive(self._networks, self._portrait, self._origin, motion, self.gains, self._guide)
+
+    @property
+    def _guide(self) -> signals.Guide | None:
+        """Warps the portrait as driven, remembers it for the picture, and shows it to the denoiser."""
+        warp, layers = self._networks.reference_warp, self._layers
+        if warp is None or layers is None:
+            return None
+
+        def guide(target: Observation) -> Tensor:
+            moved = drive_surface(warp, layers.surface, target.head, target.motion)
+            self._warps.append(moved)
+            return guide_features(warp, layers, moved, self._networks.config.image_size)
+
+        return guide
 
     @property
     def _origin(self) -> Observation:
@@ -192,7 +213,8 @@ def begin_together(streams: Sequence[Stream], beside: bool = False) -> list[Pain
 
     beside: a GPU decodes while it already computes the next chunk, in the memory of both (see `device.fetch`).
     """
-    return _decode(streams, _advance(streams), beside)
+    latents = _advance(streams)
+    return _decode(streams, latents, slice(0, latents.shape[1]), beside)
 
 
 @torch.inference_mode()
@@ -203,12 +225,13 @@ def paint_together(streams: Sequence[Stream]) -> Iterator[list[Pixels]]:
     One by one the frames would cost more than together, and none but the first is waited for.
     """
     latents = _advance(streams)
-    first = _decode(streams, latents[:, :1])
+    rest = slice(1, latents.shape[1])
+    first = _decode(streams, latents, slice(0, 1))
     # A CPU is done: it goes on only when these frames are on their way. A GPU is told all there is first.
-    told = None if all(painting.ready for painting in first) else _decode(streams, latents[:, 1:])
+    told = None if all(painting.ready for painting in first) else _decode(streams, latents, rest)
     yield [painting.frames() for painting in first]
     if latents.shape[1] > 1:
-        yield [painting.frames() for painting in told or _decode(streams, latents[:, 1:])]
+        yield [painting.frames() for painting in told or _decode(streams, latents, rest)]
 
 
 def _advance(streams: Sequence[Stream]) -> Tensor:
@@ -256,21 +279,43 @@ def _look(networks: Networks, streams: Sequence[Stream]) -> None:
             stream._looked += [None if frame is None else next(each) for frame in frames]
 
 
-def _decode(streams: Sequence[Stream], latents: Tensor, beside: bool = False) -> list[Painting]:
-    """The pictures of latents (B, m, C, h, w) for the streams that are past their lead-in."""
+def _decode(streams: Sequence[Stream], latents: Tensor, frames: slice, beside: bool = False) -> list[Painting]:
+    """The pictures of some frames of the latents (B, M, C, h, w), for the streams that are past their lead-in."""
     networks = streams[0]._networks
-    side, count = networks.config.image_size, latents.shape[1]
+    side, count = networks.config.output_size, frames.stop - frames.start
     shown = [index for index, stream in enumerate(streams) if stream._chunks >= networks.config.stream.levels]
     paintings = [Painting(Arriving(torch.zeros(0, side, side, 3, dtype=torch.uint8)), slice(0))] * len(streams)
     if shown:
         # Cut out one by one: an index of several numbers would be sent to the device, and waited for.
-        chosen = _side_by_side(*(latents[index : index + 1] for index in shown))
+        chosen = _side_by_side(*(latents[index : index + 1, frames] for index in shown))
         given = chosen.flatten(0, 1).to(streams[0]._reference.latents.dtype)  # (B * m, C, h, w)
-        arriving = fetch(lambda latents: to_levels(networks.autoencoder.decode(latents)), given, beside)
+        composed = [(streams[index]._layers, streams[index]._warps) for index in shown]
+        warps = [(layers, moved[0][frames]) for layers, moved in composed if layers is not None]
+        arriving = fetch(lambda latents: to_levels(_pictures(networks, warps, latents)), given, beside)
         for place, index in enumerate(shown):
             paintings[index] = Painting(arriving, slice(place * count, (place + 1) * count))
             streams[index].frames_out += count
     return paintings
+
+
+def _pictures(networks: Networks, warps: Sequence[tuple[PortraitLayers, Warp]], latents: Tensor) -> Tensor:
+    """Clean latents (B * m, C, h, w) -> pictures (B * m, 3, H, H) in [0, 1], composed with each session's warp."""
+    decoded = networks.autoencoder.decode(latents)
+    warp = networks.reference_warp
+    if warp is None:
+        return decoded
+    each = decoded.split(len(decoded) // len(warps))
+    return torch.cat([compose(warp, *moved, frames) for moved, frames in zip(warps, each, strict=True)])
+
+
+def _layers(networks: Networks, portrait: Pixels, seen: Observation) -> PortraitLayers | None:
+    """The portrait (H, H, 3) as the reference warp moves it, at the output's size; None for a model without a warp."""
+    warp = networks.reference_warp
+    if warp is None:
+        return None
+    picture = to_unit(resize_picture(portrait, networks.config.output_size)).to(seen.motion.device)
+    head = fit_portrait(warp, picture, seen.head, seen.motion)
+    return portrait_layers(picture, build_surface(warp, picture, head, seen.head))
 
 
 def _window(stream: Stream) -> StreamState:

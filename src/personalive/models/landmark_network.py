@@ -42,7 +42,7 @@ class LandmarkNetwork(nn.Module):
             nn.Sequential(_Residual(narrow, wide, 2), _Residual(wide, wide))
             for narrow, wide in itertools.pairwise(widths)
         )
-        self.narrow = nn.ModuleList(nn.Conv2d(wide, narrow, 1) for narrow, wide in itertools.pairwise(widths))
+        self.narrow = nn.ModuleList(nn.Conv2d(wide, narrow, 1) for narrow, wide in itertools.pairwise(widths[1:]))
         self.up = nn.ModuleList(_Residual(width, width) for width in widths[1:-1])
         self.maps = nn.Conv2d(widths[1], config.landmarks, 1)
         self.spread = nn.Linear(widths[-1], config.landmarks)

@@ -13,7 +13,7 @@ from personalive.models.landmark_network import LandmarkNetwork
 from personalive.models.pose_guider import PoseGuider
 
 SURFACE_INPUTS, SURFACE_OUTPUTS = 7, 3
-COMPOSE_INPUTS, COMPOSE_OUTPUTS = 13, 6
+COMPOSE_INPUTS, COMPOSE_OUTPUTS = 14, 6
 GUIDE_INPUTS = 6
 
 

@@ -76,6 +76,14 @@ def rotation(angles: Tensor) -> Tensor:
     return torch.stack([torch.stack(column, dim=-1) for column in columns], dim=-2)  # (..., 3, 3)
 
 
+def angles_of(matrices: Tensor) -> Tensor:
+    """The inverse of `rotation`: matrices (..., 3, 3) -> angles (..., 3) in degrees, yaw within 90 of straight on."""
+    yaw = torch.asin((-matrices[..., 0, 2]).clamp(-1, 1))
+    pitch = torch.atan2(matrices[..., 1, 2], matrices[..., 2, 2])
+    roll = torch.atan2(matrices[..., 0, 1], matrices[..., 0, 0])
+    return torch.rad2deg(torch.stack([pitch, yaw, roll], dim=-1))
+
+
 def pose_keypoints(head: HeadMotion) -> Tensor:
     """Canonical keypoints in the head's pose: (..., 21, 3). Translation moves x and y; z keeps its own zero."""
     turned = head.keypoints @ rotation(head.angles) * head.scale.unsqueeze(-1)
@@ -90,15 +98,20 @@ def retarget(
     translation_gain: float,
     scale_gain: float,
     rotation_gain: float = 1.0,
+    relative: bool = False,
 ) -> HeadMotion:
     """The reference's head moved as the driver moves; leading shapes broadcast, the result has the driving one's.
 
     Canonical keypoints are the reference's; angles = first + rotation_gain * (driving - first), which is absolute
     rotation at 1 (as published, and then to the last bit); translation = reference + gain * (driving - first); scale
     = reference * (driving / first)^gain, the ratio kept within SCALE_RATIO_LIMIT (gain 0 as published).
+    relative: the reference's head turns from its own angles as the driver's turns from the first (not as published).
     """
     shape = driving.scale.shape[:-1]
     angles = torch.lerp(first.angles.expand_as(driving.angles), driving.angles, rotation_gain)
+    if relative:
+        turn = rotation(first.angles).transpose(-1, -2) @ rotation(angles)
+        angles = angles_of(rotation(reference.angles) @ turn)
     translation = reference.translation + translation_gain * (driving.translation - first.translation)
     scale = reference.scale.expand_as(driving.scale)
     if scale_gain:

@@ -87,20 +87,20 @@ def face_crops(config: ModelConfig, images: Tensor, head: HeadMotion) -> Tensor:
     return heads.crop_faces(images * 2 - 1, boxes, config.motion_encoder.image_size)
 
 
+Guide = Callable[[Observation], Tensor]
+"""Features (F, C, h, w) to add to the pose's, from what drives F frames: retargeted heads and motion tokens."""
+
+
 def drive(
     networks: Networks,
     reference: Observation,
     first: Observation,
     frames: Observation,
     gains: MotionGains | None = None,
+    guide: Guide | None = None,
 ) -> MotionSignals:
     """Signals (1, F, ...) that move the reference as F driving frames move, from where the `first` one (1, ...) was."""
-    gains = MotionGains.of(networks.config.stream) if gains is None else gains
-    target = _retarget(reference, first, frames, gains)
-    motion = torch.lerp(
-        reference.motion.expand_as(frames.motion), frames.motion, gains.expression
-    )  # at 1 exactly theirs
-    return MotionSignals(motion[None], pose_features(networks, target)[None])
+    return _signals(networks, _retarget(networks, reference, first, frames, gains), guide)
 
 
 def lead_in(
@@ -109,6 +109,7 @@ def lead_in(
     first: Observation,
     gains: MotionGains | None = None,
     target: Observation | None = None,
+    guide: Guide | None = None,
 ) -> MotionSignals:
     """Signals (1, L, ...) of the frames before the first driving frame, L = `lead_in_frames` (spec 3).
 
@@ -118,15 +119,20 @@ def lead_in(
     """
     config = networks.config.stream
     steps = config.lead_in_frames
-    end = first if target is None else target
-    gains = MotionGains.of(networks.config.stream) if gains is None else gains
-    end_head, end_motion = _retarget(reference, first, end, gains), _expressed(reference, end, gains)
-    if not config.motion_interpolated_start:
-        end_head, end_motion = reference.head, reference.motion
+    end = reference
+    if config.motion_interpolated_start:
+        end = _retarget(networks, reference, first, first if target is None else target, gains)
     weights = heads.lead_in_weights(steps, reference.motion)[:, None, None]  # (L, 1, 1)
-    motion = reference.motion + weights * (end_motion - reference.motion)  # (L, T, D)
-    path = heads.interpolate(reference.head, end_head, steps)
-    return MotionSignals(motion[None], pose_features(networks, path)[None])
+    motion = reference.motion + weights * (end.motion - reference.motion)  # (L, T, D)
+    return _signals(networks, Observation(heads.interpolate(reference.head, end.head, steps), motion), guide)
+
+
+def _signals(networks: Networks, target: Observation, guide: Guide | None) -> MotionSignals:
+    """Signals (1, F, ...) of F retargeted frames."""
+    features = pose_features(networks, target.head)
+    if guide is not None:
+        features = features + guide(target)
+    return MotionSignals(target.motion[None], features[None])
 
 
 def pose_features(networks: Networks, head: HeadMotion) -> Tensor:
@@ -148,15 +154,21 @@ def encode_reference(networks: Networks, picture: Pixels | PreparedPicture) -> t
     return ReferenceFeatures(latents, token, networks.denoising_unet.project(features)), observation
 
 
-def _retarget(reference: Observation, first: Observation, frames: Observation, gains: MotionGains) -> HeadMotion:
-    return heads.retarget(
-        reference.head, first.head, frames.head, gains.translation, gains.scale, rotation_gain=gains.rotation
+def _retarget(
+    networks: Networks, reference: Observation, first: Observation, frames: Observation, gains: MotionGains | None
+) -> Observation:
+    """The driving frames on the reference: retargeted heads, and motion tokens at the expression gain.
+
+    At an expression gain of 1 the tokens are the driver's to the last bit.
+    """
+    config = networks.config
+    gains = MotionGains.of(config.stream) if gains is None else gains
+    relative = config.warp.enabled and config.warp.relative_rotation
+    head = heads.retarget(
+        reference.head, first.head, frames.head, gains.translation, gains.scale, gains.rotation, relative
     )
-
-
-def _expressed(reference: Observation, frames: Observation, gains: MotionGains) -> Tensor:
-    """Motion tokens (F, T, D) at the expression gain; at 1 the driver's to the last bit."""
-    return torch.lerp(reference.motion.expand_as(frames.motion), frames.motion, gains.expression)
+    motion = torch.lerp(reference.motion.expand_as(frames.motion), frames.motion, gains.expression)
+    return Observation(head, motion)
 
 
 def _for_network(images: Tensor, network: nn.Module) -> Tensor:

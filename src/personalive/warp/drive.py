@@ -27,13 +27,18 @@ class Warp:
 
     flow (F, s, s, 2): positions in the portrait; figure (F, 1, s, s): the person, as far as the portrait shows it;
     seen (F, 1, s, s): 1 where the portrait shows what is there, 0 in gaps and where a line of it is stretched wide;
-    eye (F, 1, s, s): the eyes' openings.
+    eye (F, 1, s, s): the eyes' openings; gap (F, 1, s, s): between parted lips, where the portrait's were closed.
     """
 
     flow: Tensor
     figure: Tensor
     seen: Tensor
     eye: Tensor
+    gap: Tensor
+
+    def __getitem__(self, frames: slice) -> Warp:
+        """The warp of some of the frames."""
+        return Warp(self.flow[frames], self.figure[frames], self.seen[frames], self.eye[frames], self.gap[frames])
 
 
 def drive_surface(warp: ReferenceWarp, surface: PortraitSurface, target: HeadMotion, motion: Tensor) -> Warp:
@@ -61,7 +66,7 @@ def move_surface(surface: PortraitSurface, target: HeadMotion, coefficients: Ten
     figure = read(surface.figure, flow) * F.max_pool2d(closed, 3, 1, 1)
     flow = flow * (1 - share) + eyes * share
     seen = solid * (1 - opening * (1 - read(surface.eye, eyes)))
-    return Warp(flow, figure, seen, opening)
+    return Warp(flow, figure, seen, opening, gap)
 
 
 def forward_motion(surface: PortraitSurface, target: HeadMotion, coefficients: Tensor) -> tuple[Tensor, Tensor]:

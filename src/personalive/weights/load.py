@@ -28,6 +28,7 @@ from personalive.models.motion_encoder import MotionEncoder
 from personalive.models.motion_extractor import MotionExtractor
 from personalive.models.pose_guider import PoseGuider
 from personalive.models.reference_unet import ReferenceUNet
+from personalive.models.reference_warp import ReferenceWarp
 from personalive.weights.idle import idle_entries
 from personalive.weights.tensors import PICKLES, listing, read_metadata, read_safetensors, refuse_code
 
@@ -57,6 +58,7 @@ def build_networks(
             motion_extractor=MotionExtractor(config.motion_extractor),
             motion_encoder=MotionEncoder(config.motion_encoder),
             pose_guider=PoseGuider(config.pose_guider),
+            reference_warp=_reference_warp(config),
         )
     for module in modules(networks).values():
         # A move to meta would empty the tables that are not in checkpoints.
@@ -66,8 +68,16 @@ def build_networks(
 
 
 def modules(networks: Networks) -> dict[str, nn.Module]:
-    """The modules of `networks` by the names of its fields."""
-    return {name: getattr(networks, name) for name in NAMES}
+    """The modules of `networks` by the names of its fields; those that it has."""
+    found = {name: getattr(networks, name) for name in NAMES}
+    return {name: module for name, module in found.items() if module is not None}
+
+
+def _reference_warp(config: ModelConfig) -> ReferenceWarp | None:
+    if not config.warp.enabled:
+        return None
+    tokens = config.motion_encoder.tokens * config.motion_encoder.token_dim
+    return ReferenceWarp(config.warp, tokens, config.unet.channels[0])
 
 
 def save_networks(
