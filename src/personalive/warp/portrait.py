@@ -34,8 +34,8 @@ class HeadDrawing:
     """The fitted head drawn into the portrait's grid of s x s cells, and carried on smoothly where it does not reach.
 
     depth (s, s) cm away from the camera about the neck pivot; weight (s, s): how rigidly it follows the head; face,
-    eye, mouth (s, s): 1 where the mesh, an eyeball, or what lies behind the lips is seen; lids (s, s): the surroundings of
-    the eyeballs, lips (s, s): the line between the lips; motion (E, 3, s, s) cm: what each
+    eye, mouth (s, s): 1 where the mesh, an eyeball, or what lies behind the lips is seen; lids (s, s): the surroundings
+    of the eyeballs, lips (s, s): the line between the lips; motion (E, 3, s, s) cm: what each
     expression coefficient adds, fading out around the face; gaze (G, 3, s, s): the same of the eyeballs for glances.
     """
 
@@ -207,4 +207,6 @@ def _unposed(places: Tensor, depth: Tensor, weight: Tensor, head: FittedHead) ->
     posed = torch.cat([(places - head.translation) / magnified[..., None], depth[..., None]], dim=-1)
     share = weight[..., None, None]
     blend = share * head.rotation + (1 - share) * torch.eye(3, device=depth.device)
-    return torch.linalg.solve(blend.transpose(-1, -2), posed[..., None])[..., 0]  # row vectors: posed = point @ blend
+    # row vectors: posed = point @ blend
+    points: Tensor = torch.linalg.solve(blend.transpose(-1, -2), posed[..., None])
+    return points[..., 0]
