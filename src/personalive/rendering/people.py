@@ -114,7 +114,7 @@ def render_person(renderer: Renderer, seed: int, plan: Plan) -> PersonRecord:
     if model.expression_names != EXPRESSIONS:
         raise FaceModelError(f"face model has {len(model.expression_names)} expressions other than ICT-FaceKit's 53")
     renderer.set_person(sample_person(model, seed))
-    renderer.camera = sample_camera(seed)
+    renderer.set_camera(sample_camera(seed))
     marks = model.landmark_vertices
     weight = renderer.head.weight[marks]
     resting = renderer.neutral[marks]

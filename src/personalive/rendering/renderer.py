@@ -41,7 +41,7 @@ class Renderer:
 
     def __init__(self, model: FaceModel, size: int, supersample: int = 2, camera: Camera | None = None) -> None:
         self.size, self.supersample = size, supersample
-        self.camera = camera or Camera()
+        self._camera = camera or Camera()
         self.head: HeadMesh = build_head_mesh(model)
         self._painter = SkinPainter(self.head)
         self._gl, self._context = _open_context()
@@ -56,6 +56,17 @@ class Renderer:
         """Take up a person: shape, paint, hair, clothes, light and backdrop."""
         with self._context:
             self._set_person(person)
+
+    @property
+    def camera(self) -> Camera:
+        """The camera that pictures are taken with."""
+        return self._camera
+
+    def set_camera(self, camera: Camera) -> None:
+        """Take the following pictures with `camera`."""
+        self._camera = camera
+        with self._context:  # uniforms written without the current context are lost without an error
+            self._set_camera_uniforms()
 
     def close(self) -> None:
         """Give the graphics context back; the renderer is of no use afterwards."""
@@ -144,20 +155,26 @@ class Renderer:
         self._background = program(shaders.BACKGROUND_VERTEX, shaders.BACKGROUND_FRAGMENT)
         self._lit_programs = (self._skin, self._eye, self._mouth, self._cloth, self._strands)
         self._posed_programs = (*self._lit_programs, self._lash, self._shadow)
-        view = perspective(self.camera)
         for each in self._posed_programs:
             each.vectors("neck_pivot", NECK_PIVOT)
             each.number("shoulder_share", SHOULDER_SHARE)
-            each.matrix("view_projection", view)
         for each in self._lit_programs:
-            each.vectors("camera", np.array([0.0, self.camera.height, self.camera.distance]))
             each.number("shadow_map", 1)
+        self._set_camera_uniforms()
         # a texel per pixel keeps the paint free of shimmer at small sizes
         pixels_around = self.size * self.supersample * 1.6
         level = max(0.0, float(np.log2(WIDTH / pixels_around)))
         self._skin.number("paint_level", level)
         self._skin.number("bump_strength", 1.3 * 2.0 ** (-0.5 * level))
         self._eye.vectors("eye_centre", self.head.eye_centres)
+
+    def _set_camera_uniforms(self) -> None:
+        view = perspective(self._camera)
+        for each in self._posed_programs:
+            if each is not self._shadow:  # that one looks from the light
+                each.matrix("view_projection", view)
+        for each in self._lit_programs:
+            each.vectors("camera", self._camera.position)
 
     def _create_head_arrays(self) -> None:
         context, head = self._context, self.head
