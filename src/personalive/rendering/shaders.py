@@ -5,7 +5,7 @@ from __future__ import annotations
 _HEADER = "#version 330\n"
 
 # Same arithmetic as ground_truth.apply_pose.
-_POSE = """
+POSE = """
 uniform mat4 view_projection;
 uniform mat3 head_rotation;
 uniform vec3 neck_pivot;
@@ -42,7 +42,7 @@ vec3 film(vec3 light) {  // soft shoulder above 0.75, then display gamma 2
 
 SHADOW_VERTEX = (
     _HEADER
-    + _POSE
+    + POSE
     + """
 in vec3 position;
 in float weight;
@@ -62,7 +62,7 @@ void main() { gl_Position = view * vec4(position, 1.0); }
 
 SURFACE_VERTEX = (
     _HEADER
-    + _POSE
+    + POSE
     + """
 in vec3 position;
 in vec3 normal;
@@ -81,9 +81,20 @@ void main() {
 """
 )
 
+UNDER_SHIRT = """
+uniform float collar;
+bool under_shirt(vec3 rest) {
+    vec2 around = vec2(rest.x, rest.z + 0.8);
+    float front = around.y / max(length(around), 0.01);
+    float edge = collar - 1.5 * front - 0.7 * max(front, 0.0) * max(front, 0.0);
+    return rest.y < edge - 1.0 || (rest.y < edge + 1.0 && length(around) > 6.2);
+}
+"""
+
 SKIN_FRAGMENT = (
     _HEADER
     + _LIGHT
+    + UNDER_SHIRT
     + """
 in vec3 world_point, world_normal, rest_point;
 in float open_sky;
@@ -92,17 +103,9 @@ uniform sampler2D paint;
 uniform float paint_level;
 uniform float bump_strength;
 uniform float gloss;
-uniform float collar;
 const vec3 SCATTER = vec3(0.36, 0.19, 0.14);  // how far light bleeds past the shadow edge, per channel
 
 vec2 wrapped(vec3 rest) { return vec2(atan(rest.x, rest.z + 2.0) / 6.2831853 + 0.5, (15.0 - rest.y) / 35.0); }
-
-bool under_shirt(vec3 rest) {
-    vec2 around = vec2(rest.x, rest.z + 0.8);
-    float front = around.y / max(length(around), 0.01);
-    float edge = collar - 1.5 * front - 0.7 * max(front, 0.0) * max(front, 0.0);
-    return rest.y < edge - 1.0 || (rest.y < edge + 1.0 && length(around) > 6.2);
-}
 
 void main() {
     if (under_shirt(rest_point)) discard;
@@ -147,7 +150,7 @@ void main() {
 
 EYE_VERTEX = (
     _HEADER
-    + _POSE
+    + POSE
     + """
 in vec3 position;
 in vec3 normal;
@@ -288,7 +291,7 @@ void main() {
 
 LASH_VERTEX = (
     _HEADER
-    + _POSE
+    + POSE
     + """
 in vec3 position;
 in vec2 uv;
@@ -321,10 +324,11 @@ void main() {
 # Hair is shaded per vertex: ribbons are thin, and this halves its cost. Two highlights of a strand (Kajiya and Kay).
 HAIR_VERTEX = (
     _HEADER
-    + _POSE
+    + POSE
     + _LIGHT
     + """
 in vec3 position;
+in vec3 offset;  // of strands that move with the expression; else zero
 in vec3 strand;
 in vec3 outward;
 in float half_width;
@@ -334,7 +338,7 @@ in float weight;
 uniform vec3 tint;
 out vec3 shaded;
 void main() {
-    vec3 point = posed(position, weight);
+    vec3 point = posed(position + offset, weight);
     vec3 tangent = normalize(turned(strand, weight));
     vec3 normal = normalize(turned(outward, weight));
     vec3 view = normalize(camera - point);
