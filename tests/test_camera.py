@@ -12,6 +12,7 @@ import pytest
 from personalive.rendering.avatar import Lighting, Person, sample_person
 from personalive.rendering.face_model import find_face_model, load_face_model
 from personalive.rendering.ground_truth import Camera, Pose, apply_pose
+from personalive.rendering.looks import FacialHair
 from personalive.rendering.renderer import Renderer, RenderingUnavailableError
 
 SIZE = 192
@@ -41,7 +42,10 @@ def green_lips(renderer: Renderer, seed: int) -> Person:
         lip=np.array([0.0, 1.0, 0.0]),
         lip_strength=1.0,
         blush=0.0,
-        beard=0.0,
+        facial_hair=FacialHair("none", 0.0, 0.0),
+        headwear=None,
+        scarf=None,
+        glasses=0,
         freckles=0.0,
         hair=np.full(3, 0.3),
         hair_style="bald",

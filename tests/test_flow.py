@@ -93,7 +93,7 @@ def test_gaze_is_carried_along(renderer: Renderer, flows: FlowRenderer) -> None:
     target: Frame = (look(0.8, 0.0).astype(np.float32), Pose())
     (found,) = flows.flows(reference, [target])
     assert (found.part == Part.EYE).sum() > 200
-    assert errors(renderer, found, reference, target, found.part == Part.EYE) < 0.4
+    assert errors(renderer, found, reference, target, found.part == Part.EYE) < 0.6
 
 
 def test_the_same_frame_stays_where_it_is(renderer: Renderer, flows: FlowRenderer) -> None:

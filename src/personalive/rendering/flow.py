@@ -158,6 +158,7 @@ class FlowRenderer:
         index = self._renderer.head.model.expression_index
         turns = zip(gaze_angles(face, index), gaze_angles(face_there, index), strict=True)
         self._eye.matrices("carry", [gaze_rotation(*then) @ gaze_rotation(*now).T for now, then in turns])
+        self._eye.number("eye_scale", 1.0 + self._renderer.person.proportions.eyes)
         self._eye.number("pushed_back", eyes_pushed_back(face, index))
         self._eye.number("pushed_back_there", eyes_pushed_back(face_there, index))
 

@@ -40,6 +40,7 @@ in vec3 rest;
 in float side;
 uniform vec3 eye_centre[2];
 uniform mat3 carry[2];  // from where an iris is in this frame to where it is in the reference
+uniform float eye_scale;  // of this person's eyes, over the mean head's
 uniform float pushed_back[2];
 uniform float pushed_back_there[2];
 void main() {
@@ -47,7 +48,7 @@ void main() {
     rest_point = rest;
     vec3 offset = rest - eye_centre[eye];
     vec3 moved = offset.z > 0.6 ? carry[eye] * offset - offset : vec3(0.0);  // the ball's back is never seen
-    there = posed_there(position_there + moved - vec3(0.0, 0.0, pushed_back_there[eye]), weight);
+    there = posed_there(position_there + eye_scale * moved - vec3(0.0, 0.0, pushed_back_there[eye]), weight);
     gl_Position = view_projection * vec4(posed(position - vec3(0.0, 0.0, pushed_back[eye]), weight), 1.0);
 }
 """

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from personalive.errors import PersonaLiveError
 from personalive.rendering import shaders
 from personalive.rendering.avatar import Person
-from personalive.rendering.background import SIDE, paint_background
+from personalive.rendering.background import paint_background
 from personalive.rendering.face_model import FaceModel, FloatArray
 from personalive.rendering.figure import build_layers
 from personalive.rendering.ground_truth import NECK_PIVOT, SHOULDER_SHARE, Camera, Pose, world_rotation
@@ -19,6 +19,7 @@ from personalive.rendering.layers import Layer, Strands, Surface
 from personalive.rendering.mesh import HeadMesh, build_head_mesh, resting_normals
 from personalive.rendering.program import Program, bake_occlusion
 from personalive.rendering.skin import HEIGHT, WIDTH, SkinPainter
+from personalive.rendering.textures import SIDE
 from personalive.rendering.views import eyes_pushed_back, gaze_angles, gaze_rotation, orthographic, perspective
 
 Array = NDArray[np.float64]
@@ -104,13 +105,16 @@ class Renderer:
         self._owned = []
         model = self.head.model
         shape = np.tensordot(person.identity, model.identity_deltas, axes=1)  # (V, 3)
-        self.neutral: FloatArray = np.asarray(model.vertices + shape, np.float32)
+        self.neutral: FloatArray = person.proportions.apply(model, model.vertices + shape)
+        self._mobility = person.proportions.factors(model)[:, None]  # (V, 1)
         paint = self._keep(self._context.texture((WIDTH, HEIGHT), 4, self._painter.paint(person).tobytes()))
         paint.build_mipmaps()
         paint.filter = (self._gl.LINEAR_MIPMAP_LINEAR, self._gl.LINEAR)
         paint.repeat_x, paint.repeat_y = True, False
         self._paint = paint
         self._backdrop = self._keep(self._context.texture((SIDE, SIDE), 3, paint_background(person.seed).tobytes()))
+        self._backdrop.build_mipmaps()
+        self._backdrop.filter = (self._gl.LINEAR_MIPMAP_LINEAR, self._gl.LINEAR)
         self._backdrop.repeat_x = self._backdrop.repeat_y = False
         detail = max(1.0, self.size / COARSE_HAIR_SIZE)
         self.layers = tuple(self._upload(layer) for layer in build_layers(self.head, person, self.neutral, detail))
@@ -123,10 +127,10 @@ class Renderer:
         if len(active) == 0:
             return self.neutral
         deltas = self.head.model.expression_deltas
-        vertices: FloatArray = self.neutral.copy()
-        for place in active:
-            vertices += np.float32(coefficients[place]) * deltas[place]
-        return vertices
+        shift = np.float32(coefficients[active[0]]) * deltas[active[0]]
+        for place in active[1:]:
+            shift += np.float32(coefficients[place]) * deltas[place]
+        return np.asarray(self.neutral + self._mobility * shift, np.float32)
 
     def lip_gap(self, vertices: FloatArray) -> float:
         """How far the lips of vertices (V, 3) are apart, cm."""
@@ -330,7 +334,8 @@ class Renderer:
 
     def _draw_mouth(self, gap: float) -> None:
         self._mouth.number("mouth_gap", gap)
-        for array, tint, shine in ((self._teeth_array, TEETH_TINT, 0.3), (self._gums_array, GUMS_TINT, 0.25)):
+        for array, tint, shine in ((self._teeth_array, TEETH_TINT, 0.3), (self._gums_array, GUMS_TINT, 0.4)):
+            self._mouth.number("teeth", float(array is self._teeth_array))
             self._mouth.number("tint", tint)
             self._mouth.number("shine", shine)
             array.render()

@@ -199,10 +199,10 @@ void main() {
     float fibres = 0.5 + 0.25 * sin(around * 41.0 + 2.5 * sin(around * 6.0)) + 0.25 * sin(around * 67.0 + radius * 8.0);
     vec3 iris = linear(iris_colour) * (0.8 + 0.8 * fibres * smoothstep(pupil_radius, iris_radius, radius));
     iris *= mix(1.5, 1.0, smoothstep(pupil_radius, iris_radius * 0.8, radius));
-    iris *= 1.0 - 0.7 * smoothstep(iris_radius * 0.8, iris_radius, radius);  // dark outer ring
+    iris *= 1.0 - 0.8 * smoothstep(iris_radius * 0.72, iris_radius, radius);  // limbus, the dark outer ring
     iris *= 1.0 + 0.7 * clamp(-dot(normalize(local.xy + 1e-4), normalize(light_direction[0].xy)), 0.0, 1.0);
-    vec3 white = vec3(0.76, 0.72, 0.70) * mix(vec3(1.0), vec3(0.95, 0.74, 0.70), smoothstep(0.8, 1.35, abs(local.x)));
-    vec3 albedo = mix(iris, white * white, smoothstep(iris_radius - 0.04, iris_radius + 0.05, radius));
+    vec3 white = vec3(0.74, 0.71, 0.69) * mix(vec3(1.0), vec3(0.95, 0.74, 0.70), smoothstep(0.8, 1.35, abs(local.x)));
+    vec3 albedo = mix(iris, white * white, smoothstep(iris_radius - 0.05, iris_radius + 0.07, radius));
     albedo = mix(vec3(0.004), albedo, smoothstep(pupil_radius - 0.03, pupil_radius + 0.03, radius));
 
     float lit = mix(0.35, 1.0, key_visibility(world_point, normal));
@@ -213,10 +213,17 @@ void main() {
         float facing = clamp((dot(normal, light_direction[i]) + 0.35) / 1.35, 0.0, 1.0);
         colour += 0.95 * albedo * light_colour[i] * facing * seen;
     }
-    colour *= lid_shadow * mix(open_sky, 1.0, 0.4);
+    colour *= 0.88 * lid_shadow * mix(open_sky, 1.0, 0.25);
+    // the line of tears along the lower lid, and the window that every wet eye mirrors
+    colour += 0.10 * sky_above * smoothstep(-0.35, -0.6, offset.y) * (1.0 - smoothstep(0.9, 1.4, abs(local.x)));
+    vec3 mirrored = reflect(-view, normal);
+    vec2 window = abs(mirrored.xy - vec2(0.22 * sign(light_direction[0].x), 0.42)) - vec2(0.08, 0.11);
+    float pane = 1.0 - smoothstep(-0.02, 0.03, max(window.x, window.y));
+    colour += sky_above * (0.05 * max(mirrored.y, 0.0) + 0.6 * pane * step(0.0, mirrored.z));
     for (int i = 0; i < 2; i++) {
         float aligned = max(dot(normal, normalize(light_direction[i] + view)), 0.0);
-        colour += light_colour[i] * (1.5 * pow(aligned, 350.0) + 0.02 * pow(aligned, 40.0)) * (i == 0 ? lit : 0.7);
+        float glint = 1.8 * smoothstep(0.988, 0.994, aligned) + 0.04 * pow(aligned, 40.0);
+        colour += light_colour[i] * glint * (i == 0 ? lit : 0.5);
     }
     pixel = vec4(film(colour), 1.0);
 }
@@ -232,11 +239,24 @@ in float open_sky;
 out vec4 pixel;
 uniform vec3 tint;
 uniform float shine;
+uniform float teeth;  // 1 for teeth, 0 for gums and tongue
 uniform float mouth_gap;  // cm between the lips
 void main() {
     vec3 normal = normalize(world_normal);
     vec3 view = normalize(camera - world_point);
     vec3 albedo = linear(tint);
+    if (teeth > 0.5) {  // gaps between neighbours, yellower and pinker towards the gums
+        float arc = atan(rest_point.x, rest_point.z - 6.5) * 3.6;
+        float gap = abs(fract(arc / 0.8) - 0.5) * 0.8;
+        albedo *= mix(0.35, 1.0, smoothstep(0.0, 0.07, gap));
+        float middle = abs(rest_point.y + 3.3);
+        albedo = mix(albedo, albedo * vec3(0.95, 0.72, 0.66), smoothstep(0.55, 1.0, middle));
+        albedo *= rest_point.y < -3.4 ? 0.72 : 1.0;  // the lower row lies further back
+    } else {
+        float groove = smoothstep(0.0, 0.25, abs(rest_point.x)) * 0.25 + 0.75;
+        float bumps = 0.94 + 0.06 * sin(rest_point.x * 23.0) * sin(rest_point.z * 19.0);
+        albedo *= groove * bumps;
+    }
     // daylight falls off towards the throat and behind the corners of the lips
     float depth = smoothstep(4.0, 10.4, rest_point.z);
     float reach = depth * depth * mix(0.45, 0.85, smoothstep(0.1, 1.6, mouth_gap));
@@ -262,7 +282,7 @@ in float open_sky;
 out vec4 pixel;
 uniform vec3 first_colour;
 uniform vec3 second_colour;
-uniform int pattern;  // 0 plain, 1 stripes, 2 open jacket, 3 buttoned, 4 hard and shiny
+uniform int pattern;  // 0 plain, 1 stripes, 2 open jacket, 3 buttoned, 4 hard, 5 knit, 6 checks, 7 flowers, 8 folds
 uniform float stripes;
 void main() {
     vec3 normal = normalize(world_normal);
@@ -273,6 +293,28 @@ void main() {
     if (pattern == 2 && abs(rest_point.x) < 3.4 + 0.30 * (rest_point.y + 10.0) && front > 0.5)
         albedo = linear(second_colour);
     if (pattern == 3 && abs(rest_point.x) < 0.14 && front > 0.5) albedo *= 0.55;
+    vec2 along = vec2(atan(rest_point.x, rest_point.z + 1.0) * 9.0, rest_point.y);  // cm around and up
+    if (pattern == 5) {
+        float stitch = 0.5 + 0.5 * sin(along.x * 6.5) * sin(along.y * 5.0 + 1.5 * sin(along.x * 6.5));
+        albedo *= 0.55 + 0.6 * stitch;
+    }
+    if (pattern == 6) {
+        vec2 cell = step(0.5, fract(along * stripes * 0.5));
+        albedo = mix(albedo, linear(second_colour), 0.5 * (cell.x + cell.y));
+    }
+    if (pattern == 7) {
+        vec2 cell = along * (0.4 + stripes * 0.5), inside = fract(cell) - 0.5, number = floor(cell);
+        float chance = fract(sin(dot(number, vec2(12.9898, 78.233))) * 43758.5453);
+        float petals = 0.26 + 0.10 * sin(5.0 * atan(inside.y, inside.x) + 6.28 * chance);
+        float size = length(inside + 0.3 * (vec2(chance, fract(chance * 17.0)) - 0.5));
+        vec3 petal = mix(linear(second_colour), linear(second_colour.gbr), step(size, 0.1));
+        if (chance > 0.3 && size < petals) albedo = petal;
+    }
+    if (pattern == 8) {
+        float fold = sin(along.x * 1.3 + along.y * 2.1 + 1.4 * sin(along.x * 0.7));
+        albedo *= 0.8 + 0.25 * fold;
+        albedo = mix(albedo, linear(second_colour), step(0.82, sin(along.y * stripes * 2.0 + along.x * 0.8)));
+    }
     if (pattern < 4) albedo *= 0.94 + 0.06 * sin(rest_point.x * 21.0) * sin(rest_point.y * 21.0);
     float lit = key_visibility(world_point, normal);
     float inside = gl_FrontFacing ? 1.0 : 0.4;
@@ -316,7 +358,7 @@ uniform vec3 tint;
 uniform float strength;
 void main() {
     float hair = fract(along.x * 58.0 + 0.3 * sin(along.y * 5.0));
-    pixel = vec4(tint, strength * (hair > 0.5 ? 0.35 : 1.0) * mix(1.0, 0.3, lower));
+    pixel = vec4(tint, strength * (hair > 0.5 ? 0.25 : 0.85) * mix(1.0, 0.12, lower));
 }
 """
 )
