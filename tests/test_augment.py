@@ -114,6 +114,6 @@ def test_a_painted_picture_is_even_and_keeps_its_edges() -> None:
     step = (torch.arange(SIDE) >= SIDE // 2).float().expand(4, 3, SIDE, SIDE) * 0.6 + 0.2
     flat = augment.paint_flat((step + 0.05 * torch.randn(4, 3, SIDE, SIDE)).clamp(0, 1), share=1.0, radius=0.06)
     noise = (flat - step)[..., : SIDE // 2 - 4].std()
-    assert float(noise) < 0.03
+    assert float(noise) < 0.04
     edge = flat[..., SIDE // 2 + 1] - flat[..., SIDE // 2 - 2]
-    assert float(edge.mean()) > 0.5
+    assert float(edge.mean()) > 0.45

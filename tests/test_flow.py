@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from personalive.data.geometry import pixel_grid
 from personalive.rendering.avatar import Lighting, Person, sample_person
 from personalive.rendering.face_model import find_face_model, load_face_model
-from personalive.rendering.flow import BackwardFlow, FlowRenderer, Frame, identity_grid
+from personalive.rendering.flow import BackwardFlow, FlowRenderer, Frame, halved_flow
 from personalive.rendering.ground_truth import Camera, Pose
 from personalive.rendering.layers import Part
 from personalive.rendering.motion import EXPRESSIONS, blend, look
@@ -79,7 +80,7 @@ def test_a_warped_reference_shows_the_target(
     renderer.set_camera(camera)
     reference: Frame = (CALM, Pose())
     (found,) = flows.flows(reference, [TARGETS[name]])
-    moved = np.linalg.norm(found.flow - identity_grid(SIZE), axis=-1) > 0.01
+    moved = np.linalg.norm(found.flow - pixel_grid(SIZE), axis=-1) > 0.01
     ratio = errors(renderer, found, reference, TARGETS[name], moved & (found.part == Part.SKIN))
     assert ratio < 0.3
     assert found.visible[found.part == Part.SKIN].mean() > 0.6
@@ -101,7 +102,7 @@ def test_the_same_frame_stays_where_it_is(renderer: Renderer, flows: FlowRendere
     renderer.set_camera(Camera())
     frame = TARGETS["both"]
     (found,) = flows.flows(frame, [frame])
-    np.testing.assert_allclose(found.flow, identity_grid(SIZE), atol=2e-3)
+    np.testing.assert_allclose(found.flow, pixel_grid(SIZE), atol=2e-3)
     assert found.visible.all()
     np.testing.assert_array_equal(found.part, flows.parts(frame))
     assert {Part.BACKGROUND, Part.SKIN, Part.EYE, Part.MOUTH, Part.CLOTH} <= set(np.unique(found.part))
@@ -127,4 +128,19 @@ def test_the_head_uncovers_background(renderer: Renderer, flows: FlowRenderer) -
     (found,) = flows.flows((CALM, Pose()), [(CALM, Pose(right=2.0))])
     background = found.part == Part.BACKGROUND
     assert 0.005 < (~found.visible[background]).mean() < 0.3
-    np.testing.assert_array_equal(found.flow[background], identity_grid(SIZE)[background])
+    np.testing.assert_array_equal(found.flow[background], pixel_grid(SIZE)[background])
+
+
+def test_halved_flow_does_not_mix_parts(renderer: Renderer, flows: FlowRenderer) -> None:
+    renderer.set_person(sample_person(renderer.head.model, SEED))
+    renderer.set_camera(Camera())
+    frame = TARGETS["both"]
+    (same,) = flows.flows(frame, [frame])
+    np.testing.assert_allclose(halved_flow(same), pixel_grid(SIZE // 2), atol=2e-3)
+    (found,) = flows.flows((CALM, Pose()), [TARGETS["turn"]])
+    moves = (found.flow - pixel_grid(SIZE)).reshape(64, 2, 64, 2, 2).swapaxes(1, 2).reshape(64, 64, 4, 2)
+    halved = halved_flow(found) - pixel_grid(64)
+    assert (halved >= moves.min(2) - 1e-6).all()
+    assert (halved <= moves.max(2) + 1e-6).all()
+    nearest = np.linalg.norm(halved[:, :, None] - moves, axis=-1).min(-1)
+    assert nearest.max() < 0.03  # between a moving head and a resting background nothing lies half way

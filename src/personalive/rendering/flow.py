@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from personalive.data.geometry import pixel_grid
 from personalive.rendering import flow_shaders
 from personalive.rendering.face_model import FloatArray
 from personalive.rendering.ground_truth import NECK_PIVOT, SHOULDER_SHARE, Pose, world_rotation
@@ -37,6 +38,7 @@ DEPTH_TOLERANCE: dict[Part, float] = {
     Part.BEARD: 0.9,
 }
 _TOLERANCES = np.array([DEPTH_TOLERANCE[part] for part in Part])
+TORN = 0.03  # neighbouring pixels that move so much apart belong to different things; the picture is 2 wide
 _FAR = 1e4  # cm, the background's depth
 
 
@@ -142,7 +144,7 @@ class FlowRenderer:
             raw = np.frombuffer(self._target.read(components=4, alignment=1, dtype="f4"), np.float32)
         values: FloatArray = raw.reshape(self.size, self.size, 4)[::-1].copy()  # the first row on top
         background = values[..., 3] == Part.BACKGROUND
-        values[background, :2] = identity_grid(self.size)[background]
+        values[background, :2] = pixel_grid(self.size)[background]
         return values
 
     def _set_uniforms(self, target: Frame, reference: Frame) -> None:
@@ -186,10 +188,25 @@ class FlowRenderer:
             array.render()
 
 
-def identity_grid(size: int) -> FloatArray:
-    """The position of every pixel's centre (size, size, 2), x right, y down, in [-1, 1]."""
-    line = (np.arange(size) + 0.5) / size * 2 - 1
-    return np.stack(np.meshgrid(line, line), axis=-1).astype(np.float32)
+def halved_flow(found: BackwardFlow) -> FloatArray:
+    """The flow (S / 2, S / 2, 2) for cells of two by two pixels.
+
+    The mean where a cell shows one part that moves as one; else the movement of a pixel of the part that it shows most.
+    """
+    half = found.part.shape[0] // 2
+    moves = _cells(found.flow - pixel_grid(2 * half), half)  # (half, half, 4, 2)
+    part = _cells(found.part, half)
+    common = (part[..., :, None] == part[..., None, :]).sum(-1).argmax(-1)[..., None, None]
+    chosen = np.take_along_axis(moves, common, axis=2)[:, :, 0]
+    as_one = (part == part[..., :1]).all(-1) & (np.ptp(moves, axis=2).max(-1) < TORN)
+    return np.asarray(np.where(as_one[..., None], moves.mean(2), chosen) + pixel_grid(half), np.float32)
+
+
+def _cells(values: NDArray[Any], half: int) -> NDArray[Any]:
+    """(2h, 2h, ...) -> (h, h, 4, ...): the pixels of each cell."""
+    rest = values.shape[2:]
+    blocks = values.reshape(half, 2, half, 2, *rest).swapaxes(1, 2)  # (h, h, 2, 2, ...)
+    return np.asarray(blocks.reshape(half, half, 4, *rest))
 
 
 def _backward_flow(values: FloatArray, own: FloatArray) -> BackwardFlow:

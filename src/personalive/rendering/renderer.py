@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from personalive.errors import PersonaLiveError
-from personalive.rendering import shaders
+from personalive.rendering import hair_shaders, shaders
 from personalive.rendering.avatar import Person
 from personalive.rendering.background import paint_background
 from personalive.rendering.face_model import FaceModel, FloatArray
@@ -20,7 +20,15 @@ from personalive.rendering.mesh import HeadMesh, build_head_mesh, resting_normal
 from personalive.rendering.program import Program, bake_occlusion
 from personalive.rendering.skin import HEIGHT, WIDTH, SkinPainter
 from personalive.rendering.textures import SIDE
-from personalive.rendering.views import eyes_pushed_back, gaze_angles, gaze_rotation, orthographic, perspective
+from personalive.rendering.views import (
+    FAR,
+    NEAR,
+    eyes_pushed_back,
+    gaze_angles,
+    gaze_rotation,
+    orthographic,
+    perspective,
+)
 
 Array = NDArray[np.float64]
 
@@ -157,6 +165,13 @@ class Renderer:
         self._draw_picture(vertices)
         return self._read()
 
+    def read_depth(self) -> FloatArray:
+        """How far what the last picture shows lies before the camera, cm: (S, S), S the supersampled side."""
+        side = self.size * self.supersample
+        with self._context:
+            raw = np.frombuffer(self._depth.read(alignment=1), np.float32).reshape(side, side)[::-1]
+        return np.asarray(2 * FAR * NEAR / (FAR + NEAR - (2 * raw - 1) * (FAR - NEAR)), np.float32)
+
     # ---- set-up -------------------------------------------------------------------------------------------------
 
     def _keep(self, resource: Any) -> Any:
@@ -166,7 +181,8 @@ class Renderer:
 
     def _create_targets(self) -> None:
         context, side = self._context, self.size * self.supersample
-        self._target = context.framebuffer([context.texture((side, side), 4)], context.depth_renderbuffer((side, side)))
+        self._depth = context.depth_texture((side, side))
+        self._target = context.framebuffer([context.texture((side, side), 4)], self._depth)
         self._shadow_map = context.depth_texture((SHADOW_SIDE, SHADOW_SIDE))
         self._shadow_map.compare_func = "<="
         self._shadow_map.filter = (self._gl.LINEAR, self._gl.LINEAR)
@@ -180,8 +196,8 @@ class Renderer:
         self._eye = program(shaders.EYE_VERTEX, shaders.EYE_FRAGMENT)
         self._mouth = program(shaders.SURFACE_VERTEX, shaders.MOUTH_FRAGMENT)
         self._cloth = program(shaders.SURFACE_VERTEX, shaders.CLOTH_FRAGMENT)
-        self._lash = program(shaders.LASH_VERTEX, shaders.LASH_FRAGMENT)
-        self._strands = program(shaders.HAIR_VERTEX, shaders.HAIR_FRAGMENT)
+        self._lash = program(hair_shaders.LASH_VERTEX, hair_shaders.LASH_FRAGMENT)
+        self._strands = program(hair_shaders.HAIR_VERTEX, hair_shaders.HAIR_FRAGMENT)
         self._shadow = program(shaders.SHADOW_VERTEX, shaders.SHADOW_FRAGMENT)
         self._background = program(shaders.BACKGROUND_VERTEX, shaders.BACKGROUND_FRAGMENT)
         self._lit_programs = (self._skin, self._eye, self._mouth, self._cloth, self._strands)

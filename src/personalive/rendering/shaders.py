@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_HEADER = "#version 330\n"
+HEADER = "#version 330\n"
 
 # Same arithmetic as ground_truth.apply_pose.
 POSE = """
@@ -18,7 +18,7 @@ vec3 posed(vec3 point, float weight) {
 vec3 turned(vec3 direction, float weight) { return mix(direction, head_rotation * direction, weight); }
 """
 
-_LIGHT = """
+LIGHT = """
 uniform vec3 light_direction[3];
 uniform vec3 light_colour[3];
 uniform vec3 sky_above;
@@ -41,7 +41,7 @@ vec3 film(vec3 light) {  // soft shoulder above 0.75, then display gamma 2
 """
 
 SHADOW_VERTEX = (
-    _HEADER
+    HEADER
     + POSE
     + """
 in vec3 position;
@@ -49,10 +49,10 @@ in float weight;
 void main() { gl_Position = view_projection * vec4(posed(position, weight), 1.0); }
 """
 )
-SHADOW_FRAGMENT = _HEADER + "void main() {}\n"
+SHADOW_FRAGMENT = HEADER + "void main() {}\n"
 
 OCCLUSION_VERTEX = (
-    _HEADER
+    HEADER
     + """
 in vec3 position;
 uniform mat4 view;
@@ -61,7 +61,7 @@ void main() { gl_Position = view * vec4(position, 1.0); }
 )
 
 SURFACE_VERTEX = (
-    _HEADER
+    HEADER
     + POSE
     + """
 in vec3 position;
@@ -92,8 +92,8 @@ bool under_shirt(vec3 rest) {
 """
 
 SKIN_FRAGMENT = (
-    _HEADER
-    + _LIGHT
+    HEADER
+    + LIGHT
     + UNDER_SHIRT
     + """
 in vec3 world_point, world_normal, rest_point;
@@ -149,7 +149,7 @@ void main() {
 )
 
 EYE_VERTEX = (
-    _HEADER
+    HEADER
     + POSE
     + """
 in vec3 position;
@@ -174,8 +174,8 @@ void main() {
 )
 
 EYE_FRAGMENT = (
-    _HEADER
-    + _LIGHT
+    HEADER
+    + LIGHT
     + """
 in vec3 world_point, world_normal, rest_point;
 in float open_sky;
@@ -231,8 +231,8 @@ void main() {
 )
 
 MOUTH_FRAGMENT = (
-    _HEADER
-    + _LIGHT
+    HEADER
+    + LIGHT
     + """
 in vec3 world_point, world_normal, rest_point;
 in float open_sky;
@@ -274,8 +274,8 @@ void main() {
 )
 
 CLOTH_FRAGMENT = (
-    _HEADER
-    + _LIGHT
+    HEADER
+    + LIGHT
     + """
 in vec3 world_point, world_normal, rest_point;
 in float open_sky;
@@ -331,85 +331,8 @@ void main() {
 """
 )
 
-LASH_VERTEX = (
-    _HEADER
-    + POSE
-    + """
-in vec3 position;
-in vec2 uv;
-in vec3 rest;
-in float weight;
-out vec2 along;
-out float lower;
-void main() {
-    along = uv;
-    lower = step(rest.y, 3.35);
-    gl_Position = view_projection * vec4(posed(position, weight), 1.0);
-}
-"""
-)
-LASH_FRAGMENT = (
-    _HEADER
-    + """
-in vec2 along;
-in float lower;
-out vec4 pixel;
-uniform vec3 tint;
-uniform float strength;
-void main() {
-    float hair = fract(along.x * 58.0 + 0.3 * sin(along.y * 5.0));
-    pixel = vec4(tint, strength * (hair > 0.5 ? 0.25 : 0.85) * mix(1.0, 0.12, lower));
-}
-"""
-)
-
-# Hair is shaded per vertex: ribbons are thin, and this halves its cost. Two highlights of a strand (Kajiya and Kay).
-HAIR_VERTEX = (
-    _HEADER
-    + POSE
-    + _LIGHT
-    + """
-in vec3 position;
-in vec3 offset;  // of strands that move with the expression; else zero
-in vec3 strand;
-in vec3 outward;
-in float half_width;
-in float shade;
-in float occlusion;
-in float weight;
-uniform vec3 tint;
-out vec3 shaded;
-void main() {
-    vec3 point = posed(position + offset, weight);
-    vec3 tangent = normalize(turned(strand, weight));
-    vec3 normal = normalize(turned(outward, weight));
-    vec3 view = normalize(camera - point);
-    vec3 albedo = linear(tint) * shade * shade;
-    vec3 colour = 1.2 * albedo * sky(normal) * occlusion;
-    for (int i = 0; i < 3; i++) {
-        vec3 towards = light_direction[i];
-        float along = dot(tangent, towards);
-        float wrap = clamp((dot(normal, towards) + 0.45) / 1.45, 0.0, 1.0);
-        float diffuse = sqrt(max(1.0 - along * along, 0.0)) * wrap;
-        vec3 halfway = normalize(towards + view);
-        float first = dot(normalize(tangent + normal * 0.36 * (shade - 0.9)), halfway);
-        float second = dot(normalize(tangent - normal * 0.12), halfway);
-        float sharp = pow(max(1.0 - first * first, 0.0), 60.0);
-        float broad = pow(max(1.0 - second * second, 0.0), 18.0);
-        float reached = clamp((dot(normal, towards) + 0.2) * 1.2, 0.0, 1.0);
-        vec3 glints = reached * (0.045 * sharp * shade + 0.5 * broad * albedo);
-        colour += light_colour[i] * occlusion * (1.1 * albedo * diffuse + glints);
-    }
-    shaded = film(colour);
-    point += normalize(cross(tangent, view) + 1e-4) * half_width;
-    gl_Position = view_projection * vec4(point, 1.0);
-}
-"""
-)
-HAIR_FRAGMENT = _HEADER + "in vec3 shaded;\nout vec4 pixel;\nvoid main() { pixel = vec4(shaded, 1.0); }\n"
-
 BACKGROUND_VERTEX = (
-    _HEADER
+    HEADER
     + """
 in vec2 corner;
 out vec2 place;
@@ -417,7 +340,7 @@ void main() { place = vec2(corner.x, -corner.y) * 0.5 + 0.5; gl_Position = vec4(
 """
 )
 BACKGROUND_FRAGMENT = (
-    _HEADER
+    HEADER
     + """
 in vec2 place;
 out vec4 pixel;

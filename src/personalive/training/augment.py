@@ -132,7 +132,9 @@ def paint_flat(images: Tensor, share: float = 0.15, radius: float = 0.02) -> Ten
     means = torch.stack([mean[..., y : y + height, x : x + width] for y, x in corners])
     spreads = torch.stack([spread[..., y : y + height, x : x + width] for y, x in corners])
     best = spreads.argmin(0, keepdim=True).expand(-1, -1, 3, -1, -1)
-    return torch.where(torch.rand(len(images), 1, 1, 1) < share, means.gather(0, best)[0], images)
+    strength = _uniform(len(images), 0.5, 1.0)[:, None, None, None]
+    flat = torch.lerp(images, means.gather(0, best)[0], strength)
+    return torch.where(torch.rand(len(images), 1, 1, 1) < share, flat, images)
 
 
 def camera_look(images: Tensor, share: float = 0.5) -> Tensor:
