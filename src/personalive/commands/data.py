@@ -30,6 +30,12 @@ def render(
             help="train, test (people held out), clip (held out, one clip each) or expression (the same, heads still)."
         ),
     ] = "train",
+    pairs: Annotated[
+        bool,
+        typer.Option(
+            help="Two neighbouring people share expressions and poses, and exact flow is stored (train and test)."
+        ),
+    ] = True,
     first_seed: Annotated[
         int | None, typer.Option(help="Seed of the first person; default: the split's first.")
     ] = None,
@@ -42,7 +48,9 @@ def render(
         raise ConfigError(f"there is no split {split!r}; choose one of {', '.join(SEED_RANGES)}")
     first = SEED_RANGES[cast(Any, split)][0] if first_seed is None else first_seed
     try:
-        shards = render_people(_face_model(face_model), output, first, people, size, workers, frames, cast(Any, split))
+        shards = render_people(
+            _face_model(face_model), output, first, people, size, workers, frames, cast(Any, split), pairs
+        )
     except KeyboardInterrupt:
         give_up("stopped; complete shards are kept, the same command goes on", STOPPED)
     typer.echo(f"{output}: {people} people in {len(shards)} shards")
