@@ -18,6 +18,24 @@ from personalive.data.shards import PersonRecord, read_shards
 from personalive.data.stream import ShardStream
 from personalive.errors import InputError
 
+
+@dataclass(frozen=True)
+class Flows:
+    """Exact backward flow of T target frames towards each of R reference frames of P people; S is the pictures' side.
+
+    references (P, R) and targets (P, R, T): frame numbers; flow (P, R, T, S / 2, S / 2, 2) float16: where a pixel is in
+    the reference, [-1, 1] or beyond; visible (P, R, T, S, S) bool: the reference shows it; part (P, R, T, S, S) and
+    reference_part (P, R, S, S) uint8: what is shown, 0 the background (`rendering.layers.Part`).
+    """
+
+    references: Tensor
+    targets: Tensor
+    flow: Tensor
+    visible: Tensor
+    part: Tensor
+    reference_part: Tensor
+
+
 COEFFICIENTS = 53
 """Of the renderer's expression."""
 
@@ -44,6 +62,7 @@ class Corpus:
     group: Tensor
     clip_start: Tensor
     names: tuple[str, ...] = ()
+    flows: Flows | None = None
 
     @property
     def people(self) -> int:
@@ -67,9 +86,9 @@ class Corpus:
             return self
         if not bool(known.any()):
             raise InputError("real video only: this stage learns from exact motion; add people of `data render`")
-        tensors = {f.name: getattr(self, f.name)[known] for f in fields(self) if f.name != "names"}
+        tensors = {f.name: getattr(self, f.name)[known] for f in fields(self) if f.name not in ("names", "flows")}
         names = tuple(name for name, kept in zip(self.names, known.tolist(), strict=False) if kept)
-        return replace(self, **tensors, names=names)
+        return replace(self, **tensors, names=names, flows=None)
 
     def head(self, person: Tensor, frame: Tensor) -> HeadMotion:
         """Ground truth of frames (N,) as the motion extractor should see them."""
@@ -145,7 +164,21 @@ def corpus_of(people: Sequence[PersonRecord], size: int | None = None) -> Corpus
         group=group,
         clip_start=_clip_start(group),
         names=tuple(person.person for person in people),
+        flows=_flows(people),
     )
+
+
+def _flows(people: Sequence[PersonRecord]) -> Flows | None:
+    """The flows of all people; None where somebody has none."""
+    known = [person.flows for person in people if person.flows is not None]
+    if len(known) < len(people):
+        return None
+
+    def stacked(name: str) -> Tensor:
+        return torch.from_numpy(np.stack([getattr(flows, name) for flows in known]))
+
+    names = ("references", "targets", "visible", "part", "reference_part")
+    return Flows(flow=stacked("flow").half(), **{name: stacked(name) for name in names})
 
 
 def check_apart(train: Corpus, held_out: Corpus) -> None:

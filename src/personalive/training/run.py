@@ -17,6 +17,7 @@ from personalive.errors import InputError
 from personalive.training.autoencoder_stage import AutoencoderStage
 from personalive.training.checkpoint import load_modules, reached, save_modules
 from personalive.training.clips import Corpus, check_apart, load_corpus, stream_corpora
+from personalive.training.compose_stage import ComposeStage
 from personalive.training.estimate import ESTIMATED, estimate
 from personalive.training.image_stage import ImageStage
 from personalive.training.loop import RunOptions, Stage, train
@@ -27,6 +28,7 @@ from personalive.training.processes import Processes, seeded
 from personalive.training.recipe import Recipe
 from personalive.training.rollout_stage import RolloutStage
 from personalive.training.stream_stage import StreamStage
+from personalive.training.surface_stage import SurfaceStage
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +59,9 @@ def train_stage(
             logger.info("%d people to train on, %d held out", people.people, held_out.people)
         seeded(options.seed)  # of fresh weights
         stage = _build(name, config, recipe, options.folder, people, held_out, processes)
-        own = {"motion": ("motion_extractor", "motion_encoder"), "image": MODULES}.get(name, ())
+        own = {"motion": ("motion_extractor", "motion_encoder"), "image": MODULES}.get(
+            name, (name,) if name == "surface" else ("compositor",) if name == "compose" else ()
+        )
         if init is not None and own:  # later stages begin from the parts of the stage before them anyway
             load_modules({part: stage.modules()[part] for part in own}, options.folder / f"{name}.safetensors")
         left = None if budget is None else budget - (time.monotonic() - begin) / 60
@@ -102,8 +106,12 @@ def _build(
         return AutoencoderStage(config, recipe.autoencoder, train, held_out, device)
     if name == "motion":
         return MotionStage(config, recipe.motion, train, held_out, device)
+    if name == "surface":
+        return SurfaceStage(config, recipe.surface, folder, train, held_out, device)
 
     def denoiser() -> Stage:
+        if name == "compose":
+            return ComposeStage(config, recipe.compose, folder, train, held_out, device)
         if name == "image":
             return ImageStage(config, recipe.image, folder, train, held_out, device)
         if name == "rollout":
