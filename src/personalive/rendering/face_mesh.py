@@ -63,7 +63,7 @@ def build_face_mesh(model: FaceModel) -> FaceMesh:
 def _turning_eyes(head: HeadMesh) -> NDArray[np.float32]:
     """Expression displacements (E, V, 3), cm, in which a glance also turns the eyeballs, by its small angle."""
     model = head.model
-    deltas = model.expression_deltas.copy()
+    deltas: NDArray[np.float32] = model.expression_deltas.copy()
     for name, place in model.expression_index.items():
         if not name.startswith("eyeLook"):
             continue
@@ -93,7 +93,7 @@ def _drawn(head: HeadMesh) -> NDArray[np.int32]:
         if name == "eyes":
             keep &= (normals[faces, 2] > 0).all(1)
         chosen.append(faces[keep])
-    return np.concatenate(chosen)
+    return np.asarray(np.concatenate(chosen), np.int32)
 
 
 def _mouth_walls(model: FaceModel) -> NDArray[np.bool_]:
