@@ -29,6 +29,8 @@ STEPS: dict[str, Callable[[Tensor], Tensor]] = {
     "occlude": lambda x: augment.occlude(x, share=1.0),
     "blur": lambda x: augment.blur(x, share=1.0),
     "compress": lambda x: augment.compress(x, share=1.0),
+    "paint_flat": lambda x: augment.paint_flat(x, share=1.0),
+    "camera_look": lambda x: augment.camera_look(x, share=1.0),
     "warp": augment.warp,
     "driving_crop": augment.driving_crop,
 }
@@ -56,7 +58,9 @@ def test_steps_repeat_with_the_seed(name: str) -> None:
     assert torch.equal(*results)
 
 
-@pytest.mark.parametrize("step", [augment.occlude, augment.blur, augment.compress])
+@pytest.mark.parametrize(
+    "step", [augment.occlude, augment.blur, augment.compress, augment.paint_flat, augment.camera_look]
+)
 def test_a_share_of_none_changes_nothing(step: Callable[..., Tensor]) -> None:
     assert torch.equal(step(face(), share=0.0), face())
 
@@ -103,3 +107,13 @@ def test_a_warp_moves_features_a_little() -> None:
     off = torch.stack([x + 0.35, y + 0.3], -1).norm(dim=-1)
     assert 0.01 < float(off.mean()) < 0.15
     assert torch.allclose(augment.warp(face(), bend=0.0, stretch=0.0), face(), atol=1e-4)
+
+
+def test_a_painted_picture_is_even_and_keeps_its_edges() -> None:
+    torch.manual_seed(5)
+    step = (torch.arange(SIDE) >= SIDE // 2).float().expand(4, 3, SIDE, SIDE) * 0.6 + 0.2
+    flat = augment.paint_flat((step + 0.05 * torch.randn(4, 3, SIDE, SIDE)).clamp(0, 1), share=1.0, radius=0.06)
+    noise = (flat - step)[..., : SIDE // 2 - 4].std()
+    assert float(noise) < 0.04
+    edge = flat[..., SIDE // 2 + 1] - flat[..., SIDE // 2 - 2]
+    assert float(edge.mean()) > 0.45

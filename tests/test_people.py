@@ -22,18 +22,9 @@ from personalive.rendering.face_model import (
 )
 from personalive.rendering.ground_truth import KEYPOINT_LANDMARKS, Pose, rotation
 from personalive.rendering.motion import EXPRESSIONS
-from personalive.rendering.people import (
-    SEED_RANGES,
-    Plan,
-    plan_clip,
-    plan_expression,
-    plan_person,
-    render_clip,
-    render_people,
-    render_person,
-    render_portrait,
-    sample_camera,
-)
+from personalive.rendering.people import SEED_RANGES, render_clip, render_people, render_portrait
+from personalive.rendering.plans import Plan, plan_clip, plan_expression, plan_person
+from personalive.rendering.records import render_person, sample_camera
 from personalive.rendering.renderer import Renderer, RenderingUnavailableError
 from personalive.rendering.views import gaze_angles
 from toy_head import toy_face_model
@@ -146,14 +137,29 @@ def test_shards_are_rendered_once_and_resumed(toy: FaceModel, tmp_path: Path) ->
     head = tmp_path / "head.npz"
     save_face_model(toy, head)
     out = tmp_path / "data"
-    paths = render_people(head, out, 900_000, 2, 32, workers=1, frames=4, split="test")
+    paths = render_people(head, out, 900_000, 2, 32, workers=1, frames=6, split="test")
     assert [path.name for path in paths] == ["test-00000.tar"]
     people = list(read_shards(paths))
     assert [person.name for person in people] == ["00900000", "00900001"]
     before = paths[0].stat().st_mtime_ns
-    assert render_people(head, out, 900_000, 2, 32, workers=1, frames=4, split="test") == paths
+    for person in people:
+        assert person.head is not None
+        assert person.flows is not None
+        assert person.flows.targets.shape == (2, 4)
+    np.testing.assert_array_equal(known(people[0]).expression, known(people[1]).expression)  # one plan
+    assert render_people(head, out, 900_000, 2, 32, workers=1, frames=6, split="test") == paths
     assert paths[0].stat().st_mtime_ns == before
     assert not list(out.glob("*.part"))
+
+
+def test_without_pairs_no_flow_is_stored(toy: FaceModel, tmp_path: Path) -> None:
+    head = tmp_path / "head.npz"
+    save_face_model(toy, head)
+    paths = render_people(head, tmp_path, 900_000, 1, 32, workers=1, frames=4, split="test", pairs=False)
+    (person,) = read_shards(paths)
+    assert person.flows is None
+    assert person.head is not None
+    assert person.kind[0] == "reference"
 
 
 def test_the_real_head_keeps_the_law(renderer: Renderer) -> None:
@@ -171,6 +177,20 @@ def test_the_real_head_keeps_the_law(renderer: Renderer) -> None:
     plan = Plan(np.zeros((1, 53), np.float32), (Pose(yaw=20),), ("clip",), (0,))
     still = known(render_person(renderer, seed, plan))
     np.testing.assert_allclose(still.landmarks[0][list(KEYPOINT_LANDMARKS)], still.keypoints[0], atol=1e-6)
+
+
+def test_dense_landmarks_are_the_vertices_where_nothing_hides_them(renderer: Renderer) -> None:
+    plan = Plan(np.zeros((2, 53), np.float32), (Pose(), Pose(yaw=55)), ("clip",) * 2, (0, 0))
+    record = render_person(renderer, 900_007, plan)
+    assert record.head is not None
+    dense, seen = record.head.dense, record.head.dense_visible
+    np.testing.assert_allclose(dense[:, :68], known(record).landmarks, atol=1e-6)
+    np.testing.assert_allclose(record.head.pose[1], [0, 55, 0, 0, 0, 0])
+    assert seen[0, 27:36].all()  # the nose
+    assert seen[0].mean() > 0.6
+    # positive yaw turns the nose to the picture's left: what lies there on the frontal face goes out of sight
+    far, near = dense[0, :, 0] < -0.2, dense[0, :, 0] > 0.2
+    assert seen[1, far].mean() < 0.5 * seen[1, near].mean()
 
 
 def test_rendering_repeats_exactly(real: FaceModel, renderer: Renderer) -> None:

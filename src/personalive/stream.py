@@ -26,8 +26,8 @@ from personalive.motion.smoothing import Smoother
 from personalive.streaming import engine
 from personalive.streaming import state as states
 from personalive.streaming.state import StreamState, map_tensors
-from personalive.warp.compose import PortraitLayers, compose, guide_features, portrait_layers
-from personalive.warp.drive import Warp, drive_surface
+from personalive.warp.compose import PortraitGuide, PortraitLayers, compose, portrait_layers
+from personalive.warp.drive import Warp
 from personalive.warp.portrait import build_surface, fit_portrait
 
 
@@ -146,29 +146,25 @@ class Stream:
         """A new window, for this portrait; whatever was inside the old one (at first nothing) is painted again."""
         replayed = [self._motion_of(chunk) for chunk in self._inside]
         target = [*replayed, motion][0][0:1]
-        lead_in = signals.lead_in(self._networks, self._portrait, self._origin, self.gains, target, self._guide)
-        self._warps.clear()  # the frames of the lead-in are not shown
+        lead_in = signals.lead_in(self._networks, self._portrait, self._origin, self.gains, target, self._guide())
+        self._warps.clear()
         own = self._portrait.motion
         self._state = engine.start(self._networks, self._reference, lead_in, self._seed, reference_motion=own)
         for earlier in replayed:
             self._state, _ = engine.step(self._networks, self._state, self._signals(earlier))
 
     def _signals(self, motion: Observation) -> MotionSignals:
-        return signals.drive(self._networks, self._portrait, self._origin, motion, self.gains, self._guide)
+        guide = self._guide()
+        driving = signals.drive(self._networks, self._portrait, self._origin, motion, self.gains, guide)
+        if guide is not None and guide.moved is not None:
+            self._warps.append(guide.moved)
+        return driving
 
-    @property
-    def _guide(self) -> signals.Guide | None:
-        """Warps the portrait as driven, remembers it for the picture, and shows it to the denoiser."""
+    def _guide(self) -> PortraitGuide | None:
         warp, layers = self._networks.reference_warp, self._layers
         if warp is None or layers is None:
             return None
-
-        def guide(target: Observation) -> Tensor:
-            moved = drive_surface(warp, layers.surface, target.head, target.motion)
-            self._warps.append(moved)
-            return guide_features(warp, layers, moved, self._networks.config.image_size)
-
-        return guide
+        return PortraitGuide(warp, layers, self._networks.config.image_size)
 
     @property
     def _origin(self) -> Observation:
@@ -304,7 +300,7 @@ def _pictures(networks: Networks, warps: Sequence[tuple[PortraitLayers, Warp]], 
     warp = networks.reference_warp
     if warp is None:
         return decoded
-    each = decoded.split(len(decoded) // len(warps))
+    each = torch.split(decoded, len(decoded) // len(warps))
     return torch.cat([compose(warp, *moved, frames) for moved, frames in zip(warps, each, strict=True)])
 
 

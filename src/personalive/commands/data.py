@@ -30,6 +30,12 @@ def render(
             help="train, test (people held out), clip (held out, one clip each) or expression (the same, heads still)."
         ),
     ] = "train",
+    pairs: Annotated[
+        bool,
+        typer.Option(
+            help="Two neighbouring people share expressions and poses, and exact flow is stored (train and test)."
+        ),
+    ] = True,
     first_seed: Annotated[
         int | None, typer.Option(help="Seed of the first person; default: the split's first.")
     ] = None,
@@ -48,7 +54,7 @@ def render(
     model = _face_model(face_model)
     write_face_mesh(model, output)
     try:
-        shards = render_people(model, output, first, people, size, workers, frames, cast(Any, split))
+        shards = render_people(model, output, first, people, size, workers, frames, cast(Any, split), pairs)
     except KeyboardInterrupt:
         give_up("stopped; complete shards are kept, the same command goes on", STOPPED)
     typer.echo(f"{output}: {people} people in {len(shards)} shards")

@@ -1,8 +1,9 @@
 """People on disk: tar files of WebP frames and one JSON per person, rendered or cut from real video.
 
 A person named N is stored as N/000.webp, N/001.webp, ... and then N.json: who it is, what each frame is for, where the
-face is, and the exact motion where a renderer knows it ("truth": null where nobody does). Nothing else may be in a
-shard. `stream.py` reads many of them shuffled, without holding them in memory.
+face is, and the exact motion where a renderer knows it ("truth": null where nobody does). Before the JSON there may be
+N.npz: what else a renderer knows (geometry.py), listed in the JSON as "arrays". Nothing else may be in a shard.
+`stream.py` reads many of them shuffled, without holding them in memory.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from personalive.data.geometry import FlowTruth, HeadTruth, pack_geometry, unpack_geometry
 from personalive.errors import InputError, output_error
 
 FORMAT = 2
@@ -60,6 +62,8 @@ class PersonRecord:
     group: IntArray  # (F,) frames of one group share their pose (kind "pose") or follow one another (kind "clip")
     kind: tuple[str, ...]  # (F,) of KINDS
     truth: GroundTruth | None  # None: real video, nobody knows
+    head: HeadTruth | None = None  # None: not known, or not stored
+    flows: FlowTruth | None = None
 
 
 _TRUTH_SHAPES: dict[str, tuple[str | int, ...]] = {
@@ -71,6 +75,7 @@ _TRUTH_SHAPES: dict[str, tuple[str | int, ...]] = {
     "keypoints": ("F", 21, 2),
     "landmarks": ("F", 68, 2),
 }
+_OPTIONAL = {"arrays"}  # names in N.npz
 _ENTRIES = {"format", "name", "person", "frames", "kind", "group", "face_box", "truth"}
 _PICTURE = re.compile(r"([\w.-]+)/(\d{3,})\.webp", re.ASCII)
 _NAME = re.compile(r"[\w.-]+", re.ASCII)
@@ -108,6 +113,9 @@ def _add_person(archive: tarfile.TarFile, person: PersonRecord) -> None:
         content = io.BytesIO()
         Image.fromarray(picture).save(content, "WEBP", quality=WEBP_QUALITY, method=3)
         _add_file(archive, f"{person.name}/{number:03d}.webp", content.getvalue())
+    arrays = pack_geometry(person.head, person.flows)
+    if arrays is not None:
+        _add_file(archive, f"{person.name}.npz", arrays.content)
     truth = person.truth and {field.name: _numbers(getattr(person.truth, field.name)) for field in fields(GroundTruth)}
     entries = {
         "format": FORMAT,
@@ -119,6 +127,8 @@ def _add_person(archive: tarfile.TarFile, person: PersonRecord) -> None:
         "face_box": _numbers(person.face_box),
         "truth": truth,
     }
+    if arrays is not None:
+        entries["arrays"] = list(arrays.names)
     _add_file(archive, f"{person.name}.json", json.dumps(entries).encode())
 
 
@@ -139,20 +149,33 @@ class StoredPerson:
     shard: Path
     pictures: tuple[bytes, ...]
     entries: Mapping[str, Any]  # as in the JSON, checked
+    arrays: bytes | None = None  # N.npz
 
     def decode(self) -> PersonRecord:
         """The person with pictures. Raises ShardError for one that is damaged or not of the size of the first."""
         entries = self.entries
         truth = entries["truth"]
+        images = self._images()
+        head, flows = self._geometry(images)
         return PersonRecord(
             name=entries["name"],
             person=entries["person"],
-            images=self._images(),
+            images=images,
             face_box=np.array(entries["face_box"], np.float32),
             group=np.array(entries["group"], np.int32),
             kind=tuple(entries["kind"]),
             truth=truth and GroundTruth(**{name: np.array(truth[name], np.float32) for name in _TRUTH_SHAPES}),
+            head=head,
+            flows=flows,
         )
+
+    def _geometry(self, images: NDArray[np.uint8]) -> tuple[HeadTruth | None, FlowTruth | None]:
+        if self.arrays is None:
+            return None, None
+        try:
+            return unpack_geometry(self.arrays, self.entries["arrays"], len(images), images.shape[1])
+        except ValueError as error:
+            raise self._damaged(str(error)) from error
 
     def _images(self) -> NDArray[np.uint8]:
         images = []
@@ -187,6 +210,7 @@ def read_stored(path: Path | str) -> Iterator[StoredPerson]:
     if not path.is_file():
         raise ShardError(f"shard not found: {path}")
     pictures: dict[str, bytes] = {}
+    arrays: dict[str, bytes] = {}
     people = 0
     try:
         _check_end(path)
@@ -198,14 +222,19 @@ def read_stored(path: Path | str) -> Iterator[StoredPerson]:
                 content = stream.read()
                 if _PICTURE.fullmatch(entry.name):
                     pictures[entry.name] = content
+                elif entry.name.endswith(".npz") and pictures and not arrays:
+                    arrays[entry.name] = content
                 elif entry.name.endswith(".json"):
-                    entries = _checked(json.loads(content), entry.name.removesuffix(".json"), pictures)
-                    yield StoredPerson(path, tuple(pictures.values()), entries)
-                    pictures = {}
+                    name = entry.name.removesuffix(".json")
+                    entries = _checked(json.loads(content), name, pictures)
+                    if list(arrays) != [f"{name}.npz"] * ("arrays" in entries):
+                        raise ValueError(f"the arrays of {name} are not those that its JSON names")
+                    yield StoredPerson(path, tuple(pictures.values()), entries, arrays.get(f"{name}.npz"))
+                    pictures, arrays = {}, {}
                     people += 1
                 else:
                     raise ValueError(f"{entry.name} does not belong there")
-        if pictures:
+        if pictures or arrays:
             raise ValueError("it ends within a person")
         if not people:
             raise ValueError("it holds nobody")
@@ -227,8 +256,8 @@ def _checked(entries: Any, name: str, pictures: Mapping[str, bytes]) -> dict[str
         entries = _from_format_1(entries)
     if not isinstance(entries, dict) or entries.get("format") != FORMAT:
         raise ValueError(f"{name}.json is not of format {FORMAT}")
-    if set(entries) != _ENTRIES:
-        raise ValueError(f"{name}.json has wrong entries: {', '.join(sorted(set(entries) ^ _ENTRIES))}")
+    if set(entries) - _OPTIONAL != _ENTRIES:
+        raise ValueError(f"{name}.json has wrong entries: {', '.join(sorted((set(entries) - _OPTIONAL) ^ _ENTRIES))}")
     if entries["name"] != name or not isinstance(entries["person"], str):
         raise ValueError(f"{name}.json is about somebody else")
     frames = entries["frames"]

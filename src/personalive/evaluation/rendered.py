@@ -34,7 +34,9 @@ from personalive.media.frames import Pixels
 from personalive.media.video import read_video
 from personalive.media.video_writer import VideoWriter
 from personalive.rendering.face_model import load_face_model
-from personalive.rendering.people import FPS, SEED_RANGES, plan_clip, render_person
+from personalive.rendering.people import SEED_RANGES
+from personalive.rendering.plans import FPS, plan_clip
+from personalive.rendering.records import render_person
 from personalive.rendering.renderer import Renderer
 
 PEOPLE, FRAMES, SIDE = 30, 250, 128

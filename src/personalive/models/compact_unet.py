@@ -15,12 +15,16 @@ class _Residual(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        _start_at_zero(self.second)
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.second(F.silu(self.first(F.silu(x))))
         return x + y
+
+
+def _start_at_zero(layer: nn.Conv2d) -> None:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
 
 
 class CompactUNet(nn.Module):
@@ -35,8 +39,7 @@ class CompactUNet(nn.Module):
         self.widen = nn.ModuleList(nn.Conv2d(far, near, 1) for near, far in itertools.pairwise(channels))
         self.up = nn.ModuleList(_Residual(width) for width in channels[:-1])
         self.last = nn.Conv2d(channels[0], outputs * fold**2, 3, padding=1)
-        nn.init.zeros_(self.last.weight)
-        nn.init.zeros_(self.last.bias)
+        _start_at_zero(self.last)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, H, W) -> (N, outputs, H, W); H and W multiples of fold * 2^(levels - 1)."""

@@ -40,6 +40,14 @@ class ExpressionReader(nn.Module):
         return coefficients
 
 
+def warp_guider(config: WarpConfig) -> PoseGuider:
+    """A fresh guider, whose features are 0 at first."""
+    guider = PoseGuider(config.guider)
+    for parameter in guider.conv_out_modify.parameters():
+        nn.init.zeros_(parameter)
+    return guider
+
+
 class ReferenceWarp(nn.Module):
     """What carries a portrait's own pixels to where a driven frame shows them.
 
@@ -56,10 +64,7 @@ class ReferenceWarp(nn.Module):
         self.landmarks = LandmarkNetwork(config.landmarks)
         self.expression = ExpressionReader(tokens, config.expression_hidden, config.mesh.expressions)
         self.surface = CompactUNet(SURFACE_INPUTS, SURFACE_OUTPUTS, config.surface_channels)
-        self.guider = PoseGuider(config.guider)
-        nn.init.zeros_(self.guider.conv_out_modify.weight)
-        assert self.guider.conv_out_modify.bias is not None
-        nn.init.zeros_(self.guider.conv_out_modify.bias)
+        self.guider = warp_guider(config)
         self.compositor = CompactUNet(COMPOSE_INPUTS, COMPOSE_OUTPUTS, config.compositor_channels)
         self.config = config
         assert config.guider.out_channels == features

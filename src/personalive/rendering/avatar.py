@@ -8,11 +8,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from personalive.rendering.face_model import FaceModel, FloatArray
+from personalive.rendering.looks import (
+    CHECKS,
+    KNIT,
+    Fabric,
+    FacialHair,
+    Headwear,
+    Proportions,
+    sample_facial_hair,
+    sample_headwear,
+    sample_proportions,
+    sample_scarf,
+)
 
 Array = NDArray[np.float64]
 
 IDENTITY_LIMIT = 2.3  # standard deviations
-GLASSES_SHARE = 0.12
+GLASSES_SHARE = 0.20
 
 # sRGB in [0, 1], from light to dark
 SKIN_TONES: Array = np.array(
@@ -56,7 +68,7 @@ EYE_COLOURS: Array = np.array(
         [0.42, 0.47, 0.50],
     ]
 )
-FEMININE_HAIR = {"long": 0.32, "bob": 0.24, "swept": 0.16, "short": 0.10, "curly": 0.14, "afro": 0.04}
+FEMININE_HAIR = {"loose": 0.26, "long": 0.14, "bob": 0.18, "swept": 0.14, "short": 0.10, "curly": 0.14, "afro": 0.04}
 MASCULINE_HAIR = {
     "short": 0.34,
     "side": 0.22,
@@ -65,7 +77,8 @@ MASCULINE_HAIR = {
     "afro": 0.04,
     "swept": 0.07,
     "bald": 0.07,
-    "bob": 0.03,
+    "bob": 0.02,
+    "loose": 0.03,
 }
 
 
@@ -85,7 +98,7 @@ class Clothes:
 
     colour: Array  # (3,)
     second_colour: Array  # (3,)
-    pattern: int  # 0 plain, 1 stripes, 2 open jacket, 3 buttoned
+    pattern: int  # of shaders.CLOTH_FRAGMENT
     stripes: float  # per cm
     collar: float  # height of the collar's side, cm
 
@@ -103,7 +116,6 @@ class Person:
     lip_strength: float
     blush: float
     freckles: float
-    beard: float
     eye_line: float
     eye_shadow: float
     shadow_colour: Array  # (3,) sRGB
@@ -123,13 +135,22 @@ class Person:
     glasses_colour: Array
     clothes: Clothes
     lighting: Lighting
+    facial_hair: FacialHair
+    proportions: Proportions
+    spots: float  # age spots, 0 to 1
+    headwear: Headwear | None
+    scarf: Fabric | None
 
 
 def sample_person(model: FaceModel, seed: int) -> Person:
     """A plausible person; the same seed always gives the same one."""
     rng = np.random.default_rng([seed, 1])
     feminine = bool(rng.random() < 0.5)
-    age = float(rng.beta(1.2, 2.2))
+    age = float(rng.beta(1.2, 2.0))
+    more = np.random.default_rng([seed, 11])
+    proportions, child = sample_proportions(more)
+    if child:
+        age = 0.0
     tone = int(rng.integers(len(SKIN_TONES)))
     skin = np.clip(SKIN_TONES[tone] * rng.uniform(0.94, 1.04) * rng.uniform(0.98, 1.02, 3), 0, 1)
     dark = tone >= DARK_SKIN_FROM
@@ -147,7 +168,7 @@ def sample_person(model: FaceModel, seed: int) -> Person:
         lip_strength=float(rng.uniform(0.75, 0.95) if painted else rng.uniform(0.5, 0.75)),
         blush=float(rng.uniform(0.15, 0.6)),
         freckles=float(rng.uniform(0.3, 0.9)) if not dark and rng.random() < 0.2 else 0.0,
-        beard=0.0 if feminine or rng.random() < 0.5 else float(rng.uniform(0.15, 0.9)),
+        facial_hair=sample_facial_hair(more, feminine, child, age),
         eye_line=float(rng.uniform(0.3, 0.7) if feminine else rng.uniform(0.1, 0.25)),
         eye_shadow=float(rng.uniform(0.1, 0.5)) if painted else 0.0,
         shadow_colour=rng.uniform(0.4, 0.8, 3),
@@ -161,12 +182,16 @@ def sample_person(model: FaceModel, seed: int) -> Person:
         fringe=bool(rng.random() < (0.3 if feminine else 0.12)),
         receding=0.0 if feminine else float(rng.uniform(0, 0.8 + 1.4 * age)),
         iris=EYE_COLOURS[rng.integers(2) if dark else rng.integers(len(EYE_COLOURS))] * rng.uniform(0.85, 1.15),
-        iris_radius=float(rng.uniform(0.56, 0.62)),
+        iris_radius=float(rng.uniform(0.57, 0.64)),
         pupil_radius=float(rng.uniform(0.18, 0.25)),
         glasses=int(rng.integers(1, 3)) if rng.random() < GLASSES_SHARE else 0,
         glasses_colour=rng.uniform(0.02, 0.12, 3) if rng.random() < 0.7 else rng.uniform(0.1, 0.5, 3),
         clothes=_clothes(rng),
         lighting=_lighting(rng),
+        proportions=proportions,
+        spots=float(max(0.0, 2.2 * (age - 0.5)) * more.random()),
+        headwear=sample_headwear(more, feminine),
+        scarf=sample_scarf(more),
     )
 
 
@@ -207,7 +232,7 @@ def _clothes(rng: np.random.Generator) -> Clothes:
     return Clothes(
         colour=colour,
         second_colour=rng.uniform(0.05, 0.95, 3),
-        pattern=int(rng.choice(4, p=[0.5, 0.2, 0.2, 0.1])),
+        pattern=int(rng.choice([0, 1, 2, 3, KNIT, CHECKS], p=[0.22, 0.14, 0.18, 0.12, 0.22, 0.12])),
         stripes=float(rng.uniform(0.3, 1.0)),
         collar=float(rng.uniform(-10.6, -9.3)),
     )
@@ -226,15 +251,19 @@ def _lighting(rng: np.random.Generator) -> Lighting:
         return np.array([1.0, rng.uniform(0.90, 1.0), rng.uniform(0.78, 1.05)])
 
     key = rng.uniform(0.7, 1.05)
+    hard = rng.random() < 0.3  # from the side, with little to fill the shadow
+    cast = np.array([1.0, 1.0, 1.0]) + rng.normal(0, 0.06) * np.array([1.0, 0.1, -1.2])  # warm or cool
+    key, fill, open_air = (key * 1.25, 0.35, 0.6) if hard else (key, 1.0, 1.0)
     return Lighting(
         directions=np.stack(
             [
-                _direction(side * rng.uniform(8, 55), rng.uniform(12, 50)),
+                _direction(side * (rng.uniform(45, 85) if hard else rng.uniform(8, 55)), rng.uniform(5, 50)),
                 _direction(-side * rng.uniform(20, 75), rng.uniform(-5, 30)),
                 _direction(side * rng.uniform(125, 170), rng.uniform(10, 50)),
             ]
         ),
-        colours=np.stack([tint() * key, tint() * key * rng.uniform(0.2, 0.55), tint() * rng.uniform(0.0, 0.7)]),
-        above=np.array([0.94, 0.97, 1.0]) * rng.uniform(0.32, 0.5),
-        below=np.array([1.0, 0.9, 0.82]) * rng.uniform(0.14, 0.26),
+        colours=cast
+        * np.stack([tint() * key, tint() * key * fill * rng.uniform(0.2, 0.55), tint() * rng.uniform(0.0, 0.7)]),
+        above=cast * np.array([0.94, 0.97, 1.0]) * rng.uniform(0.32, 0.5) * open_air,
+        below=cast * np.array([1.0, 0.9, 0.82]) * rng.uniform(0.14, 0.26) * open_air,
     )

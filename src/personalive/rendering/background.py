@@ -1,4 +1,4 @@
-"""Backdrops behind a person: smooth walls, blurred rooms and soft lights."""
+"""Backdrops behind a person: walls, rooms, lights, leaves, shelves, bricks, landscapes, in and out of focus."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 from scipy.ndimage import gaussian_filter
 
-SIDE = 192  # pixels; a backdrop is out of focus, so more would not show
-
-Array = NDArray[np.float64]
+from personalive.rendering.textures import SIDE, TEXTURES, Array, pixel
 
 
 def paint_background(seed: int) -> NDArray[np.uint8]:
@@ -17,9 +15,22 @@ def paint_background(seed: int) -> NDArray[np.uint8]:
     rng = np.random.default_rng([seed, 2])
     base = _muted(rng.uniform(0.06, 0.95, 3), 0.35)
     other = _muted(rng.uniform(0.06, 0.95, 3), 0.4)
-    painters = (_wall, _cloud, _room, _lights)
-    picture = painters[int(rng.integers(len(painters)))](rng, base, other)
+    if rng.random() < 0.4:
+        soft = (_wall, _cloud, _room, _lights)
+        picture = soft[int(rng.integers(len(soft)))](rng, base, other)
+    else:
+        picture = TEXTURES[int(rng.integers(len(TEXTURES)))](rng, base, other)
+        blur = float(rng.choice([0.0, 0.7, 2.0, 5.0]))  # in focus, nearly, out of focus
+        picture = gaussian_filter(picture, (blur, blur, 0)) if blur else picture
+        picture = picture * _falloff(rng)[..., None]
     return np.asarray(np.clip(picture, 0, 1) * 255 + 0.5, np.uint8)
+
+
+def _falloff(rng: np.random.Generator) -> Array:
+    """Light over the picture (SIDE, SIDE): brighter towards one side."""
+    rows, columns = _grid()
+    across, down = rng.normal(0, 0.25, 2)
+    return np.asarray(np.clip(1 + across * (columns - 0.5) + down * (rows - 0.5), 0.3, 1.5))
 
 
 def _muted(colour: Array, saturation: float) -> Array:
@@ -54,12 +65,12 @@ def _cloud(rng: np.random.Generator, base: Array, _other: Array) -> Array:
 
 def _room(rng: np.random.Generator, base: Array, other: Array) -> Array:
     """Furniture, doors and frames far out of focus."""
-    image = Image.new("RGB", (SIDE, SIDE), _pixel(base))
+    image = Image.new("RGB", (SIDE, SIDE), pixel(base))
     draw = ImageDraw.Draw(image)
-    draw.rectangle([0, SIDE * rng.uniform(0.5, 0.9), SIDE, SIDE], fill=_pixel(other * 0.6))
+    draw.rectangle([0, SIDE * rng.uniform(0.5, 0.9), SIDE, SIDE], fill=pixel(other * 0.6))
     for _ in range(int(rng.integers(5, 12))):
         centre, extent = rng.uniform(0, SIDE, 2), rng.uniform(12, 90, 2)
-        colour = _pixel((base if rng.random() < 0.4 else other) * rng.uniform(0.4, 1.5) + rng.normal(0, 0.06, 3))
+        colour = pixel((base if rng.random() < 0.4 else other) * rng.uniform(0.4, 1.5) + rng.normal(0, 0.06, 3))
         draw.rectangle([*(centre - extent / 2), *(centre + extent / 2)], fill=colour)
     blurred = image.filter(ImageFilter.GaussianBlur(rng.uniform(4, 12)))
     return np.asarray(blurred, np.float64) / 255
@@ -73,12 +84,7 @@ def _lights(rng: np.random.Generator, base: Array, other: Array) -> Array:
     draw = ImageDraw.Draw(image)
     for _ in range(int(rng.integers(6, 22))):
         centre, radius = rng.uniform(0, SIDE, 2), rng.uniform(4, 18)
-        colour = _pixel(np.clip(other * rng.uniform(0.4, 1.1) + rng.normal(0, 0.08, 3), 0, 1) * 0.6)
+        colour = pixel(np.clip(other * rng.uniform(0.4, 1.1) + rng.normal(0, 0.08, 3), 0, 1) * 0.6)
         draw.ellipse([*(centre - radius), *(centre + radius)], fill=colour)
     blurred = image.filter(ImageFilter.GaussianBlur(rng.uniform(1.5, 4)))
     return np.asarray(picture + np.asarray(blurred, np.float64) / 255)
-
-
-def _pixel(colour: Array) -> tuple[int, int, int]:
-    red, green, blue = (np.clip(colour, 0, 1) * 255).astype(int)
-    return int(red), int(green), int(blue)

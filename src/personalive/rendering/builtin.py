@@ -14,7 +14,8 @@ from personalive.media.video_writer import VideoWriter
 from personalive.rendering.face_model import FloatArray, load_face_model
 from personalive.rendering.ground_truth import Pose
 from personalive.rendering.motion import EXPRESSIONS, MOUTHS, VISEMES, Shape, blend, look_track, plausible
-from personalive.rendering.people import Plan, render_person
+from personalive.rendering.plans import Plan
+from personalive.rendering.records import render_person
 from personalive.rendering.renderer import Renderer
 
 Array = NDArray[np.float64]

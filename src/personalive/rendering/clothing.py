@@ -52,7 +52,7 @@ def build_shirt(collar: float, seed: int) -> tuple[FloatArray, FloatArray, IntAr
     normals = unit(np.cross(np.gradient(grid, axis=1), -np.gradient(grid, axis=0)))
     if normals[RINGS // 2, 0, 2] < 0:
         normals = -normals
-    return grid.reshape(-1, 3).astype(np.float32), normals.reshape(-1, 3), _grid_triangles(RINGS, SPOKES + 1)
+    return grid.reshape(-1, 3).astype(np.float32), normals.reshape(-1, 3), grid_triangles(RINGS, SPOKES + 1)
 
 
 def build_glasses(landmarks: NDArray[np.floating], square: bool) -> tuple[FloatArray, FloatArray, IntArray]:
@@ -96,10 +96,10 @@ def _tube(path: Array, radius: float) -> tuple[FloatArray, FloatArray, IntArray]
     outward = side[:, None] * np.cos(turn) + other[:, None] * np.sin(turn)  # (N, 7, 3)
     points = path[:, None] + radius * outward
     flat = points.reshape(-1, 3).astype(np.float32)
-    return flat, unit(outward.reshape(-1, 3)), _grid_triangles(len(path), 7)
+    return flat, unit(outward.reshape(-1, 3)), grid_triangles(len(path), 7)
 
 
-def _grid_triangles(rows: int, columns: int) -> IntArray:
+def grid_triangles(rows: int, columns: int) -> IntArray:
     """Triangles (M, 3) over a grid of vertices numbered row by row."""
     row, column = np.mgrid[0 : rows - 1, 0 : columns - 1]
     first = (row * columns + column).ravel()

@@ -46,4 +46,4 @@ def _front(model: FaceModel) -> NDArray[np.intp]:
 
 def _distance(points: NDArray[np.floating], others: NDArray[np.floating]) -> NDArray[np.floating]:
     """Distance (N,) of points (N, 3) to the nearest of others (M, 3), cm."""
-    return np.linalg.norm(points[:, None] - others[None], axis=-1).min(1)
+    return np.asarray(np.linalg.norm(points[:, None] - others[None], axis=-1).min(1))

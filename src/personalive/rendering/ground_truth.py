@@ -35,6 +35,11 @@ class Camera:
         """Focal length in half picture widths."""
         return float(1.0 / np.tan(np.radians(self.field_of_view) / 2.0))
 
+    @property
+    def position(self) -> Array:
+        """(3,) place of the camera in world centimetres."""
+        return np.array([0.0, self.height, self.distance])
+
     def project(self, points: NDArray[np.floating]) -> Array:
         """World points (..., 3), cm -> picture positions (..., 2) in [-1, 1], x right, y down."""
         depth = self.distance - np.asarray(points[..., 2], np.float64)

@@ -15,6 +15,7 @@ from personalive.rendering.clothing import torso_section
 from personalive.rendering.face_model import FloatArray, IntArray
 from personalive.rendering.ground_truth import head_weight
 from personalive.rendering.hairline import scalp_depth
+from personalive.rendering.looks import rim_height
 from personalive.rendering.mesh import HeadMesh, smoothstep, unit
 
 Array = NDArray[np.float64]
@@ -45,6 +46,7 @@ STYLES: dict[str, HairStyle] = {
     "afro": HairStyle("curly", 4200, 4.6, 5, 0.15, 1.2),
     "bob": HairStyle("parted", 2300, 16.0, 8, 0.28, 0.40),
     "long": HairStyle("parted", 2300, 24.0, 9, 0.29, 0.40),
+    "loose": HairStyle("parted", 2900, 36.0, 13, 0.25, 0.65),
     "swept": HairStyle("swept", 2600, 15.0, 8, 0.24, 0.55),
 }
 
@@ -104,7 +106,12 @@ class _Strands:
 
 
 def grow_hair(
-    head: HeadMesh, person: Person, vertices: FloatArray, normals: FloatArray, detail: float = 1.0
+    head: HeadMesh,
+    person: Person,
+    vertices: FloatArray,
+    normals: FloatArray,
+    skull: SkullRadius,
+    detail: float = 1.0,
 ) -> tuple[FloatArray, IntArray] | None:
     """Ribbons of a person's hair: vertices (N, VERTEX_FLOATS) and triangles (M, 3); None for a bald head.
 
@@ -117,9 +124,8 @@ def grow_hair(
     style = replace(style, strands=round(style.strands * detail), width=style.width / detail)
     rng = np.random.default_rng([person.seed, 5])
     strands = _plant(head, person, style, vertices, normals, rng)
-    skull = SkullRadius(head, vertices)
     points = _grow(strands, person, style, skull, rng)
-    return _ribbons(points, strands, style, skull, rng), _ribbon_triangles(*points.shape[:2])
+    return _ribbons(points, strands, style, skull, rng), ribbon_triangles(*points.shape[:2])
 
 
 def _plant(
@@ -226,9 +232,14 @@ def _target(
             sideways = sideways - 0.35 * beside
         target = np.stack([sideways, -0.15 * top - (1 - top) - 0.1 - 0.3 * progress, -0.35 * top - 0.1], axis=1)
         target += 0.3 * normals * float(progress < 0.12) + 0.05 * clump
+        if person.hair_style == "loose":  # wider than the head, and a part of it to the front
+            hanging = smoothstep(3.0, -3.0, here[:, 1])
+            target[:, 0] += hanging * (0.05 * beside + 0.14 * clump[:, 0])
+            target[:, 2] += hanging * (0.22 + 0.3 * np.sign(clump[:, 2] + 0.5))
         if person.hair_style != "side":
-            target[:, 0] += 0.3 * person.wave * np.sin(segment * 1.3 + clump[:, 0] * 3)
-            target[:, 2] += 0.3 * person.wave * np.cos(segment * 1.3 + clump[:, 1] * 3)
+            sway = 0.3 + 0.5 * person.wave if person.hair_style == "loose" else 0.3 * person.wave
+            target[:, 0] += sway * np.sin(segment * 1.3 + clump[:, 0] * 3)
+            target[:, 2] += sway * np.cos(segment * 1.3 + clump[:, 1] * 3)
     elif family == "swept":
         high = smoothstep(0, 7, here[:, 1])
         target = np.stack([-0.12 * np.sign(here[:, 0]) * high, -0.25 * high - (1 - high), -1.0 * high - 0.1], axis=1)
@@ -258,6 +269,10 @@ def _held_out(
     if style.family in ("parted", "swept"):  # hair lies on the head; only below the ears it hangs free
         lying = 0.8 * smoothstep(-5.0, 1.0, points[:, 1]) * ~strands.fringe
         shift = shift - lying * np.maximum(distance - surface - above - 0.2, 0)
+    headwear = person.headwear
+    if headwear is not None and headwear.style != "headscarf":  # hair lies flat under a hat
+        covered = points[:, 1] > rim_height(points[:, 2], headwear) - 0.6
+        shift = np.where(covered, surface + 0.2 - distance, shift)
     points = points + direction * shift[:, None]
     if style.length > 6:
         opening = 6.7 + 0.35 * np.abs(strands.clump[:, 1]) - 1.2 * smoothstep(5, 9.5, points[:, 1])
@@ -295,7 +310,7 @@ def _ribbons(
     return vertex.reshape(-1, VERTEX_FLOATS)  # (n * K * 2, floats)
 
 
-def _ribbon_triangles(count: int, along: int) -> IntArray:
+def ribbon_triangles(count: int, along: int) -> IntArray:
     """Two triangles between every two neighbouring points of every ribbon."""
     first = (np.arange(count)[:, None] * along + np.arange(along - 1)[None]).ravel() * 2
     triangles = np.stack([first, first + 1, first + 2, first + 2, first + 1, first + 3], axis=-1)

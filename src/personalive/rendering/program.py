@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,11 @@ class Program:
         """Set a mat3 or mat4 from its rows."""
         if name in self.handle:
             self.handle[name].write(np.ascontiguousarray(value.T, np.float32).tobytes())  # GL keeps columns
+
+    def matrices(self, name: str, values: Sequence[NDArray[np.floating]]) -> None:
+        """Set an array of mat3 or mat4 from their rows."""
+        if name in self.handle:
+            self.handle[name].write(np.concatenate([value.T for value in values]).astype(np.float32).tobytes())
 
     def vectors(self, name: str, value: NDArray[np.floating]) -> None:
         """Set a vec3 or an array of vec3; what the compiler cut off an array is dropped."""

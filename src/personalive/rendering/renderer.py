@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from personalive.errors import PersonaLiveError
-from personalive.rendering import shaders
+from personalive.rendering import hair_shaders, shaders
 from personalive.rendering.avatar import Person
-from personalive.rendering.background import SIDE, paint_background
-from personalive.rendering.clothing import build_glasses, build_shirt
-from personalive.rendering.face_model import FaceModel, FloatArray, IntArray
-from personalive.rendering.ground_truth import NECK_PIVOT, SHOULDER_SHARE, Camera, Pose, head_weight, world_rotation
-from personalive.rendering.hair import grow_hair
+from personalive.rendering.background import paint_background
+from personalive.rendering.face_model import FaceModel, FloatArray
+from personalive.rendering.figure import build_layers
+from personalive.rendering.ground_truth import NECK_PIVOT, SHOULDER_SHARE, Camera, Pose, world_rotation
+from personalive.rendering.layers import Layer, Strands, Surface
 from personalive.rendering.mesh import HeadMesh, build_head_mesh, resting_normals
 from personalive.rendering.program import Program, bake_occlusion
 from personalive.rendering.skin import HEIGHT, WIDTH, SkinPainter
-from personalive.rendering.views import gaze_angles, gaze_rotation, orthographic, perspective
+from personalive.rendering.textures import SIDE
+from personalive.rendering.views import (
+    FAR,
+    NEAR,
+    eyes_pushed_back,
+    gaze_angles,
+    gaze_rotation,
+    orthographic,
+    perspective,
+)
 
 Array = NDArray[np.float64]
 
@@ -26,10 +36,22 @@ SHADOW_SIDE = 384  # pixels
 COARSE_HAIR_SIZE = 200  # pixels; larger pictures get more and finer strands
 TEETH_TINT, GUMS_TINT = (0.88, 0.83, 0.76), (0.66, 0.33, 0.32)
 INNER_LIPS = (62, 66)  # landmarks in the middle of the upper and the lower lip's inner edge
+OPEN_MOUTH = 0.12  # cm between the lips from which on their inside is drawn
 
 
 class RenderingUnavailableError(PersonaLiveError):
     """This machine cannot open an off-screen OpenGL context."""
+
+
+@dataclass(frozen=True)
+class DrawnLayer:
+    """A layer of the current person on the graphics card."""
+
+    layer: Layer
+    content: Any  # buffer of the layer's vertices
+    index: Any  # buffer of its triangles
+    array: Any  # vertex array of the picture's program
+    offsets: Any  # buffer of how far the expression moves each vertex, for anchored strands; else None
 
 
 class Renderer:
@@ -41,7 +63,7 @@ class Renderer:
 
     def __init__(self, model: FaceModel, size: int, supersample: int = 2, camera: Camera | None = None) -> None:
         self.size, self.supersample = size, supersample
-        self.camera = camera or Camera()
+        self._camera = camera or Camera()
         self.head: HeadMesh = build_head_mesh(model)
         self._painter = SkinPainter(self.head)
         self._gl, self._context = _open_context()
@@ -51,11 +73,35 @@ class Renderer:
             self._create_head_arrays()
         self._person: Person | None = None
         self._owned: list[Any] = []
+        self.layers: tuple[DrawnLayer, ...] = ()
 
     def set_person(self, person: Person) -> None:
         """Take up a person: shape, paint, hair, clothes, light and backdrop."""
         with self._context:
             self._set_person(person)
+
+    @property
+    def camera(self) -> Camera:
+        """The camera that pictures are taken with."""
+        return self._camera
+
+    @property
+    def context(self) -> Any:
+        """The OpenGL context: `with renderer.context` makes it the current one."""
+        return self._context
+
+    @property
+    def person(self) -> Person:
+        """The person that `set_person` took up. Raises RuntimeError where there is none."""
+        if self._person is None:
+            raise RuntimeError("set_person comes first")
+        return self._person
+
+    def set_camera(self, camera: Camera) -> None:
+        """Take the following pictures with `camera`."""
+        self._camera = camera
+        with self._context:  # uniforms written without the current context are lost without an error
+            self._set_camera_uniforms()
 
     def close(self) -> None:
         """Give the graphics context back; the renderer is of no use afterwards."""
@@ -67,20 +113,19 @@ class Renderer:
         self._owned = []
         model = self.head.model
         shape = np.tensordot(person.identity, model.identity_deltas, axes=1)  # (V, 3)
-        self.neutral: FloatArray = np.asarray(model.vertices + shape, np.float32)
+        self.neutral: FloatArray = person.proportions.apply(model, model.vertices + shape)
+        self._mobility = person.proportions.factors(model)[:, None]  # (V, 1)
         paint = self._keep(self._context.texture((WIDTH, HEIGHT), 4, self._painter.paint(person).tobytes()))
         paint.build_mipmaps()
         paint.filter = (self._gl.LINEAR_MIPMAP_LINEAR, self._gl.LINEAR)
         paint.repeat_x, paint.repeat_y = True, False
         self._paint = paint
         self._backdrop = self._keep(self._context.texture((SIDE, SIDE), 3, paint_background(person.seed).tobytes()))
+        self._backdrop.build_mipmaps()
+        self._backdrop.filter = (self._gl.LINEAR_MIPMAP_LINEAR, self._gl.LINEAR)
         self._backdrop.repeat_x = self._backdrop.repeat_y = False
-        self._hair = self._hair_array(person)
-        self._shirt = self._cloth_array(*build_shirt(person.clothes.collar, person.seed))
-        self._glasses = None
-        if person.glasses:
-            landmarks = self.neutral[model.landmark_vertices]
-            self._glasses = self._cloth_array(*build_glasses(landmarks, square=person.glasses == 2))
+        detail = max(1.0, self.size / COARSE_HAIR_SIZE)
+        self.layers = tuple(self._upload(layer) for layer in build_layers(self.head, person, self.neutral, detail))
         self._person = person
         self._set_person_uniforms(person)
 
@@ -90,10 +135,15 @@ class Renderer:
         if len(active) == 0:
             return self.neutral
         deltas = self.head.model.expression_deltas
-        vertices: FloatArray = self.neutral.copy()
-        for place in active:
-            vertices += np.float32(coefficients[place]) * deltas[place]
-        return vertices
+        shift = np.float32(coefficients[active[0]]) * deltas[active[0]]
+        for place in active[1:]:
+            shift += np.float32(coefficients[place]) * deltas[place]
+        return np.asarray(self.neutral + self._mobility * shift, np.float32)
+
+    def lip_gap(self, vertices: FloatArray) -> float:
+        """How far the lips of vertices (V, 3) are apart, cm."""
+        upper, lower = (vertices[self.head.model.landmark_vertices[mark], 1] for mark in INNER_LIPS)
+        return float(upper - lower)
 
     def render(self, coefficients: NDArray[np.floating], pose: Pose) -> NDArray[np.uint8]:
         """Picture (size, size, 3), RGB, of the current person with expression coefficients (E,) in [0, 1]."""
@@ -115,6 +165,13 @@ class Renderer:
         self._draw_picture(vertices)
         return self._read()
 
+    def read_depth(self) -> FloatArray:
+        """How far what the last picture shows lies before the camera, cm: (S, S), S the supersampled side."""
+        side = self.size * self.supersample
+        with self._context:
+            raw = np.frombuffer(self._depth.read(alignment=1), np.float32).reshape(side, side)[::-1]
+        return np.asarray(2 * FAR * NEAR / (FAR + NEAR - (2 * raw - 1) * (FAR - NEAR)), np.float32)
+
     # ---- set-up -------------------------------------------------------------------------------------------------
 
     def _keep(self, resource: Any) -> Any:
@@ -124,7 +181,8 @@ class Renderer:
 
     def _create_targets(self) -> None:
         context, side = self._context, self.size * self.supersample
-        self._target = context.framebuffer([context.texture((side, side), 4)], context.depth_renderbuffer((side, side)))
+        self._depth = context.depth_texture((side, side))
+        self._target = context.framebuffer([context.texture((side, side), 4)], self._depth)
         self._shadow_map = context.depth_texture((SHADOW_SIDE, SHADOW_SIDE))
         self._shadow_map.compare_func = "<="
         self._shadow_map.filter = (self._gl.LINEAR, self._gl.LINEAR)
@@ -138,26 +196,32 @@ class Renderer:
         self._eye = program(shaders.EYE_VERTEX, shaders.EYE_FRAGMENT)
         self._mouth = program(shaders.SURFACE_VERTEX, shaders.MOUTH_FRAGMENT)
         self._cloth = program(shaders.SURFACE_VERTEX, shaders.CLOTH_FRAGMENT)
-        self._lash = program(shaders.LASH_VERTEX, shaders.LASH_FRAGMENT)
-        self._strands = program(shaders.HAIR_VERTEX, shaders.HAIR_FRAGMENT)
+        self._lash = program(hair_shaders.LASH_VERTEX, hair_shaders.LASH_FRAGMENT)
+        self._strands = program(hair_shaders.HAIR_VERTEX, hair_shaders.HAIR_FRAGMENT)
         self._shadow = program(shaders.SHADOW_VERTEX, shaders.SHADOW_FRAGMENT)
         self._background = program(shaders.BACKGROUND_VERTEX, shaders.BACKGROUND_FRAGMENT)
         self._lit_programs = (self._skin, self._eye, self._mouth, self._cloth, self._strands)
         self._posed_programs = (*self._lit_programs, self._lash, self._shadow)
-        view = perspective(self.camera)
         for each in self._posed_programs:
             each.vectors("neck_pivot", NECK_PIVOT)
             each.number("shoulder_share", SHOULDER_SHARE)
-            each.matrix("view_projection", view)
         for each in self._lit_programs:
-            each.vectors("camera", np.array([0.0, self.camera.height, self.camera.distance]))
             each.number("shadow_map", 1)
+        self._set_camera_uniforms()
         # a texel per pixel keeps the paint free of shimmer at small sizes
         pixels_around = self.size * self.supersample * 1.6
         level = max(0.0, float(np.log2(WIDTH / pixels_around)))
         self._skin.number("paint_level", level)
         self._skin.number("bump_strength", 1.3 * 2.0 ** (-0.5 * level))
         self._eye.vectors("eye_centre", self.head.eye_centres)
+
+    def _set_camera_uniforms(self) -> None:
+        view = perspective(self._camera)
+        for each in self._posed_programs:
+            if each is not self._shadow:  # that one looks from the light
+                each.matrix("view_projection", view)
+        for each in self._lit_programs:
+            each.vectors("camera", self._camera.position)
 
     def _create_head_arrays(self) -> None:
         context, head = self._context, self.head
@@ -194,25 +258,21 @@ class Renderer:
 
     # ---- a person -----------------------------------------------------------------------------------------------
 
-    def _hair_array(self, person: Person) -> Any:
-        detail = max(1.0, self.size / COARSE_HAIR_SIZE)
-        hair = grow_hair(self.head, person, self.neutral, self.head.normals(self.neutral), detail)
-        if hair is None:
-            return None
-        vertices, triangles = hair
-        content = self._keep(self._context.buffer(vertices.tobytes()))
-        index = self._keep(self._context.buffer(triangles.tobytes()))
-        names = ("position", "strand", "outward", "half_width", "shade", "occlusion", "weight")
-        layout = [(content, "3f 3f 3f 1f 1f 1f 1f", *names)]
-        return self._keep(self._context.vertex_array(self._strands.handle, layout, index))
-
-    def _cloth_array(self, vertices: FloatArray, normals: FloatArray, triangles: IntArray) -> Any:
-        weight = head_weight(vertices)[:, None]
-        content = np.concatenate([vertices, normals, vertices, weight], axis=1).astype(np.float32)
-        buffer = self._keep(self._context.buffer(content.tobytes()))
-        index = self._keep(self._context.buffer(triangles.tobytes()))
-        layout = [(buffer, "3f 3f 3f 1f", "position", "normal", "rest", "weight")]
-        return self._keep(self._context.vertex_array(self._cloth.handle, layout, index))
+    def _upload(self, layer: Layer) -> DrawnLayer:
+        content = self._keep(self._context.buffer(layer.vertices.tobytes()))
+        index = self._keep(self._context.buffer(layer.triangles.tobytes()))
+        offsets = None
+        layout: list[tuple[Any, ...]]
+        if isinstance(layer, Surface):
+            program, layout = self._cloth, [(content, "3f 3f 3f 1f", "position", "normal", "rest", "weight")]
+        else:
+            names = ("position", "strand", "outward", "half_width", "shade", "occlusion", "weight")
+            program, layout = self._strands, [(content, "3f 3f 3f 1f 1f 1f 1f", *names)]
+            if layer.anchors is not None:
+                offsets = self._keep(self._context.buffer(reserve=len(layer.vertices) * 12, dynamic=True))
+                layout.append((offsets, "3f", "offset"))
+        array = self._keep(self._context.vertex_array(program.handle, layout, index))
+        return DrawnLayer(layer, content, index, array, offsets)
 
     def _set_person_uniforms(self, person: Person) -> None:
         light = person.lighting
@@ -229,7 +289,6 @@ class Renderer:
         self._eye.vectors("iris_colour", person.iris)
         self._eye.number("iris_radius", person.iris_radius)
         self._eye.number("pupil_radius", person.pupil_radius)
-        self._strands.vectors("tint", person.hair)
         self._lash.vectors("tint", np.minimum(person.hair, 0.2) * 0.25)
         self._lash.number("strength", 0.75 if person.feminine else 0.45)
 
@@ -241,11 +300,7 @@ class Renderer:
         left, right = gaze_angles(coefficients, index)
         self._eye.matrix("gaze_left", gaze_rotation(*left).T)
         self._eye.matrix("gaze_right", gaze_rotation(*right).T)
-        closed = [
-            max(float(coefficients[index[f"eyeBlink_{side}"]]), 0.5 * float(coefficients[index[f"eyeSquint_{side}"]]))
-            for side in "LR"
-        ]
-        self._eye.number("pushed_back", tuple(0.03 + 0.13 * amount for amount in closed))
+        self._eye.number("pushed_back", eyes_pushed_back(coefficients, index))
 
     def _draw_shadow(self) -> None:
         self._context.enable(self._gl.DEPTH_TEST)
@@ -254,8 +309,7 @@ class Renderer:
         self._shadow_array.render()
 
     def _draw_picture(self, vertices: FloatArray) -> None:
-        context, gl, person = self._context, self._gl, self._person
-        assert person is not None
+        context, gl = self._context, self._gl
         self._shadow_map.use(1)
         self._target.use()
         self._target.clear(0.0, 0.0, 0.0, 1.0)
@@ -263,34 +317,41 @@ class Renderer:
         self._backdrop.use(0)
         self._background_array.render(gl.TRIANGLE_STRIP)
         context.enable(gl.DEPTH_TEST)
-        if self._hair is not None:  # first, because it hides much of the costlier skin
-            self._hair.render()
+        for drawn in self.layers:
+            if isinstance(drawn.layer, Strands):  # first, because they hide much of the costlier skin
+                self._draw_strands(drawn, drawn.layer, vertices)
         self._paint.use(0)
         context.enable(gl.CULL_FACE)
         self._skin_array.render()
         context.disable(gl.CULL_FACE)
         self._eye_array.render()
-        self._draw_cloth(self._shirt, person.clothes.colour, person.clothes.second_colour, person.clothes.pattern)
-        if self._glasses is not None:
-            self._draw_cloth(self._glasses, person.glasses_colour, person.glasses_colour, 4)
-        upper, lower = (vertices[self.head.model.landmark_vertices[mark], 1] for mark in INNER_LIPS)
-        if upper - lower > 0.12:
-            self._draw_mouth(float(upper - lower))
+        for drawn in self.layers:
+            if isinstance(drawn.layer, Surface):
+                self._draw_surface(drawn, drawn.layer)
+        gap = self.lip_gap(vertices)
+        if gap > OPEN_MOUTH:
+            self._draw_mouth(gap)
         context.enable(gl.BLEND)
         self._lash_array.render()
         context.disable(gl.BLEND)
 
-    def _draw_cloth(self, array: Any, colour: Array, second: Array, pattern: int) -> None:
-        assert self._person is not None
-        self._cloth.vectors("first_colour", colour)
-        self._cloth.vectors("second_colour", second)
-        self._cloth.number("pattern", pattern)
-        self._cloth.number("stripes", self._person.clothes.stripes)
-        array.render()
+    def _draw_strands(self, drawn: DrawnLayer, layer: Strands, vertices: FloatArray) -> None:
+        if layer.anchors is not None:
+            drawn.offsets.write(layer.anchors.offsets(vertices - self.neutral).tobytes())
+        self._strands.vectors("tint", layer.tint)
+        drawn.array.render()
+
+    def _draw_surface(self, drawn: DrawnLayer, layer: Surface) -> None:
+        self._cloth.vectors("first_colour", layer.colour)
+        self._cloth.vectors("second_colour", layer.second_colour)
+        self._cloth.number("pattern", layer.pattern)
+        self._cloth.number("stripes", layer.stripes)
+        drawn.array.render()
 
     def _draw_mouth(self, gap: float) -> None:
         self._mouth.number("mouth_gap", gap)
-        for array, tint, shine in ((self._teeth_array, TEETH_TINT, 0.3), (self._gums_array, GUMS_TINT, 0.25)):
+        for array, tint, shine in ((self._teeth_array, TEETH_TINT, 0.3), (self._gums_array, GUMS_TINT, 0.4)):
+            self._mouth.number("teeth", float(array is self._teeth_array))
             self._mouth.number("tint", tint)
             self._mouth.number("shine", shine)
             array.render()

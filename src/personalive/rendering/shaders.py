@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-_HEADER = "#version 330\n"
+HEADER = "#version 330\n"
 
 # Same arithmetic as ground_truth.apply_pose.
-_POSE = """
+POSE = """
 uniform mat4 view_projection;
 uniform mat3 head_rotation;
 uniform vec3 neck_pivot;
@@ -18,7 +18,7 @@ vec3 posed(vec3 point, float weight) {
 vec3 turned(vec3 direction, float weight) { return mix(direction, head_rotation * direction, weight); }
 """
 
-_LIGHT = """
+LIGHT = """
 uniform vec3 light_direction[3];
 uniform vec3 light_colour[3];
 uniform vec3 sky_above;
@@ -41,18 +41,18 @@ vec3 film(vec3 light) {  // soft shoulder above 0.75, then display gamma 2
 """
 
 SHADOW_VERTEX = (
-    _HEADER
-    + _POSE
+    HEADER
+    + POSE
     + """
 in vec3 position;
 in float weight;
 void main() { gl_Position = view_projection * vec4(posed(position, weight), 1.0); }
 """
 )
-SHADOW_FRAGMENT = _HEADER + "void main() {}\n"
+SHADOW_FRAGMENT = HEADER + "void main() {}\n"
 
 OCCLUSION_VERTEX = (
-    _HEADER
+    HEADER
     + """
 in vec3 position;
 uniform mat4 view;
@@ -61,8 +61,8 @@ void main() { gl_Position = view * vec4(position, 1.0); }
 )
 
 SURFACE_VERTEX = (
-    _HEADER
-    + _POSE
+    HEADER
+    + POSE
     + """
 in vec3 position;
 in vec3 normal;
@@ -81,9 +81,20 @@ void main() {
 """
 )
 
+UNDER_SHIRT = """
+uniform float collar;
+bool under_shirt(vec3 rest) {
+    vec2 around = vec2(rest.x, rest.z + 0.8);
+    float front = around.y / max(length(around), 0.01);
+    float edge = collar - 1.5 * front - 0.7 * max(front, 0.0) * max(front, 0.0);
+    return rest.y < edge - 1.0 || (rest.y < edge + 1.0 && length(around) > 6.2);
+}
+"""
+
 SKIN_FRAGMENT = (
-    _HEADER
-    + _LIGHT
+    HEADER
+    + LIGHT
+    + UNDER_SHIRT
     + """
 in vec3 world_point, world_normal, rest_point;
 in float open_sky;
@@ -92,17 +103,9 @@ uniform sampler2D paint;
 uniform float paint_level;
 uniform float bump_strength;
 uniform float gloss;
-uniform float collar;
 const vec3 SCATTER = vec3(0.36, 0.19, 0.14);  // how far light bleeds past the shadow edge, per channel
 
 vec2 wrapped(vec3 rest) { return vec2(atan(rest.x, rest.z + 2.0) / 6.2831853 + 0.5, (15.0 - rest.y) / 35.0); }
-
-bool under_shirt(vec3 rest) {
-    vec2 around = vec2(rest.x, rest.z + 0.8);
-    float front = around.y / max(length(around), 0.01);
-    float edge = collar - 1.5 * front - 0.7 * max(front, 0.0) * max(front, 0.0);
-    return rest.y < edge - 1.0 || (rest.y < edge + 1.0 && length(around) > 6.2);
-}
 
 void main() {
     if (under_shirt(rest_point)) discard;
@@ -146,8 +149,8 @@ void main() {
 )
 
 EYE_VERTEX = (
-    _HEADER
-    + _POSE
+    HEADER
+    + POSE
     + """
 in vec3 position;
 in vec3 normal;
@@ -171,8 +174,8 @@ void main() {
 )
 
 EYE_FRAGMENT = (
-    _HEADER
-    + _LIGHT
+    HEADER
+    + LIGHT
     + """
 in vec3 world_point, world_normal, rest_point;
 in float open_sky;
@@ -196,10 +199,10 @@ void main() {
     float fibres = 0.5 + 0.25 * sin(around * 41.0 + 2.5 * sin(around * 6.0)) + 0.25 * sin(around * 67.0 + radius * 8.0);
     vec3 iris = linear(iris_colour) * (0.8 + 0.8 * fibres * smoothstep(pupil_radius, iris_radius, radius));
     iris *= mix(1.5, 1.0, smoothstep(pupil_radius, iris_radius * 0.8, radius));
-    iris *= 1.0 - 0.7 * smoothstep(iris_radius * 0.8, iris_radius, radius);  // dark outer ring
+    iris *= 1.0 - 0.8 * smoothstep(iris_radius * 0.72, iris_radius, radius);  // limbus, the dark outer ring
     iris *= 1.0 + 0.7 * clamp(-dot(normalize(local.xy + 1e-4), normalize(light_direction[0].xy)), 0.0, 1.0);
-    vec3 white = vec3(0.76, 0.72, 0.70) * mix(vec3(1.0), vec3(0.95, 0.74, 0.70), smoothstep(0.8, 1.35, abs(local.x)));
-    vec3 albedo = mix(iris, white * white, smoothstep(iris_radius - 0.04, iris_radius + 0.05, radius));
+    vec3 white = vec3(0.74, 0.71, 0.69) * mix(vec3(1.0), vec3(0.95, 0.74, 0.70), smoothstep(0.8, 1.35, abs(local.x)));
+    vec3 albedo = mix(iris, white * white, smoothstep(iris_radius - 0.05, iris_radius + 0.07, radius));
     albedo = mix(vec3(0.004), albedo, smoothstep(pupil_radius - 0.03, pupil_radius + 0.03, radius));
 
     float lit = mix(0.35, 1.0, key_visibility(world_point, normal));
@@ -210,10 +213,17 @@ void main() {
         float facing = clamp((dot(normal, light_direction[i]) + 0.35) / 1.35, 0.0, 1.0);
         colour += 0.95 * albedo * light_colour[i] * facing * seen;
     }
-    colour *= lid_shadow * mix(open_sky, 1.0, 0.4);
+    colour *= 0.88 * lid_shadow * mix(open_sky, 1.0, 0.25);
+    // the line of tears along the lower lid, and the window that every wet eye mirrors
+    colour += 0.10 * sky_above * smoothstep(-0.35, -0.6, offset.y) * (1.0 - smoothstep(0.9, 1.4, abs(local.x)));
+    vec3 mirrored = reflect(-view, normal);
+    vec2 window = abs(mirrored.xy - vec2(0.22 * sign(light_direction[0].x), 0.42)) - vec2(0.08, 0.11);
+    float pane = 1.0 - smoothstep(-0.02, 0.03, max(window.x, window.y));
+    colour += sky_above * (0.05 * max(mirrored.y, 0.0) + 0.6 * pane * step(0.0, mirrored.z));
     for (int i = 0; i < 2; i++) {
         float aligned = max(dot(normal, normalize(light_direction[i] + view)), 0.0);
-        colour += light_colour[i] * (1.5 * pow(aligned, 350.0) + 0.02 * pow(aligned, 40.0)) * (i == 0 ? lit : 0.7);
+        float glint = 1.8 * smoothstep(0.988, 0.994, aligned) + 0.04 * pow(aligned, 40.0);
+        colour += light_colour[i] * glint * (i == 0 ? lit : 0.5);
     }
     pixel = vec4(film(colour), 1.0);
 }
@@ -221,19 +231,32 @@ void main() {
 )
 
 MOUTH_FRAGMENT = (
-    _HEADER
-    + _LIGHT
+    HEADER
+    + LIGHT
     + """
 in vec3 world_point, world_normal, rest_point;
 in float open_sky;
 out vec4 pixel;
 uniform vec3 tint;
 uniform float shine;
+uniform float teeth;  // 1 for teeth, 0 for gums and tongue
 uniform float mouth_gap;  // cm between the lips
 void main() {
     vec3 normal = normalize(world_normal);
     vec3 view = normalize(camera - world_point);
     vec3 albedo = linear(tint);
+    if (teeth > 0.5) {  // gaps between neighbours, yellower and pinker towards the gums
+        float arc = atan(rest_point.x, rest_point.z - 6.5) * 3.6;
+        float gap = abs(fract(arc / 0.8) - 0.5) * 0.8;
+        albedo *= mix(0.35, 1.0, smoothstep(0.0, 0.07, gap));
+        float middle = abs(rest_point.y + 3.3);
+        albedo = mix(albedo, albedo * vec3(0.95, 0.72, 0.66), smoothstep(0.55, 1.0, middle));
+        albedo *= rest_point.y < -3.4 ? 0.72 : 1.0;  // the lower row lies further back
+    } else {
+        float groove = smoothstep(0.0, 0.25, abs(rest_point.x)) * 0.25 + 0.75;
+        float bumps = 0.94 + 0.06 * sin(rest_point.x * 23.0) * sin(rest_point.z * 19.0);
+        albedo *= groove * bumps;
+    }
     // daylight falls off towards the throat and behind the corners of the lips
     float depth = smoothstep(4.0, 10.4, rest_point.z);
     float reach = depth * depth * mix(0.45, 0.85, smoothstep(0.1, 1.6, mouth_gap));
@@ -251,15 +274,15 @@ void main() {
 )
 
 CLOTH_FRAGMENT = (
-    _HEADER
-    + _LIGHT
+    HEADER
+    + LIGHT
     + """
 in vec3 world_point, world_normal, rest_point;
 in float open_sky;
 out vec4 pixel;
 uniform vec3 first_colour;
 uniform vec3 second_colour;
-uniform int pattern;  // 0 plain, 1 stripes, 2 open jacket, 3 buttoned, 4 hard and shiny
+uniform int pattern;  // 0 plain, 1 stripes, 2 open jacket, 3 buttoned, 4 hard, 5 knit, 6 checks, 7 flowers, 8 folds
 uniform float stripes;
 void main() {
     vec3 normal = normalize(world_normal);
@@ -270,6 +293,28 @@ void main() {
     if (pattern == 2 && abs(rest_point.x) < 3.4 + 0.30 * (rest_point.y + 10.0) && front > 0.5)
         albedo = linear(second_colour);
     if (pattern == 3 && abs(rest_point.x) < 0.14 && front > 0.5) albedo *= 0.55;
+    vec2 along = vec2(atan(rest_point.x, rest_point.z + 1.0) * 9.0, rest_point.y);  // cm around and up
+    if (pattern == 5) {
+        float stitch = 0.5 + 0.5 * sin(along.x * 6.5) * sin(along.y * 5.0 + 1.5 * sin(along.x * 6.5));
+        albedo *= 0.55 + 0.6 * stitch;
+    }
+    if (pattern == 6) {
+        vec2 cell = step(0.5, fract(along * stripes * 0.5));
+        albedo = mix(albedo, linear(second_colour), 0.5 * (cell.x + cell.y));
+    }
+    if (pattern == 7) {
+        vec2 cell = along * (0.4 + stripes * 0.5), inside = fract(cell) - 0.5, number = floor(cell);
+        float chance = fract(sin(dot(number, vec2(12.9898, 78.233))) * 43758.5453);
+        float petals = 0.26 + 0.10 * sin(5.0 * atan(inside.y, inside.x) + 6.28 * chance);
+        float size = length(inside + 0.3 * (vec2(chance, fract(chance * 17.0)) - 0.5));
+        vec3 petal = mix(linear(second_colour), linear(second_colour.gbr), step(size, 0.1));
+        if (chance > 0.3 && size < petals) albedo = petal;
+    }
+    if (pattern == 8) {
+        float fold = sin(along.x * 1.3 + along.y * 2.1 + 1.4 * sin(along.x * 0.7));
+        albedo *= 0.8 + 0.25 * fold;
+        albedo = mix(albedo, linear(second_colour), step(0.82, sin(along.y * stripes * 2.0 + along.x * 0.8)));
+    }
     if (pattern < 4) albedo *= 0.94 + 0.06 * sin(rest_point.x * 21.0) * sin(rest_point.y * 21.0);
     float lit = key_visibility(world_point, normal);
     float inside = gl_FrontFacing ? 1.0 : 0.4;
@@ -286,84 +331,8 @@ void main() {
 """
 )
 
-LASH_VERTEX = (
-    _HEADER
-    + _POSE
-    + """
-in vec3 position;
-in vec2 uv;
-in vec3 rest;
-in float weight;
-out vec2 along;
-out float lower;
-void main() {
-    along = uv;
-    lower = step(rest.y, 3.35);
-    gl_Position = view_projection * vec4(posed(position, weight), 1.0);
-}
-"""
-)
-LASH_FRAGMENT = (
-    _HEADER
-    + """
-in vec2 along;
-in float lower;
-out vec4 pixel;
-uniform vec3 tint;
-uniform float strength;
-void main() {
-    float hair = fract(along.x * 58.0 + 0.3 * sin(along.y * 5.0));
-    pixel = vec4(tint, strength * (hair > 0.5 ? 0.35 : 1.0) * mix(1.0, 0.3, lower));
-}
-"""
-)
-
-# Hair is shaded per vertex: ribbons are thin, and this halves its cost. Two highlights of a strand (Kajiya and Kay).
-HAIR_VERTEX = (
-    _HEADER
-    + _POSE
-    + _LIGHT
-    + """
-in vec3 position;
-in vec3 strand;
-in vec3 outward;
-in float half_width;
-in float shade;
-in float occlusion;
-in float weight;
-uniform vec3 tint;
-out vec3 shaded;
-void main() {
-    vec3 point = posed(position, weight);
-    vec3 tangent = normalize(turned(strand, weight));
-    vec3 normal = normalize(turned(outward, weight));
-    vec3 view = normalize(camera - point);
-    vec3 albedo = linear(tint) * shade * shade;
-    vec3 colour = 1.2 * albedo * sky(normal) * occlusion;
-    for (int i = 0; i < 3; i++) {
-        vec3 towards = light_direction[i];
-        float along = dot(tangent, towards);
-        float wrap = clamp((dot(normal, towards) + 0.45) / 1.45, 0.0, 1.0);
-        float diffuse = sqrt(max(1.0 - along * along, 0.0)) * wrap;
-        vec3 halfway = normalize(towards + view);
-        float first = dot(normalize(tangent + normal * 0.36 * (shade - 0.9)), halfway);
-        float second = dot(normalize(tangent - normal * 0.12), halfway);
-        float sharp = pow(max(1.0 - first * first, 0.0), 60.0);
-        float broad = pow(max(1.0 - second * second, 0.0), 18.0);
-        float reached = clamp((dot(normal, towards) + 0.2) * 1.2, 0.0, 1.0);
-        vec3 glints = reached * (0.045 * sharp * shade + 0.5 * broad * albedo);
-        colour += light_colour[i] * occlusion * (1.1 * albedo * diffuse + glints);
-    }
-    shaded = film(colour);
-    point += normalize(cross(tangent, view) + 1e-4) * half_width;
-    gl_Position = view_projection * vec4(point, 1.0);
-}
-"""
-)
-HAIR_FRAGMENT = _HEADER + "in vec3 shaded;\nout vec4 pixel;\nvoid main() { pixel = vec4(shaded, 1.0); }\n"
-
 BACKGROUND_VERTEX = (
-    _HEADER
+    HEADER
     + """
 in vec2 corner;
 out vec2 place;
@@ -371,7 +340,7 @@ void main() { place = vec2(corner.x, -corner.y) * 0.5 + 0.5; gl_Position = vec4(
 """
 )
 BACKGROUND_FRAGMENT = (
-    _HEADER
+    HEADER
     + """
 in vec2 place;
 out vec4 pixel;

@@ -13,13 +13,16 @@ from scipy.interpolate import CubicSpline
 from scipy.ndimage import gaussian_filter
 
 from personalive.rendering.avatar import Person
+from personalive.rendering.beard import beard_mask
 from personalive.rendering.hairline import scalp_depth
+from personalive.rendering.looks import BeardStyle
 from personalive.rendering.mesh import HeadMesh, smoothstep
 
 WIDTH, HEIGHT = 1024, 640
 LOW, TOP = -20.0, 15.0  # cm, the cylinder's ends
 AXIS_Z = -2.0
 FRONT_RADIUS = 11.5  # cm, turns angles on the face into distances
+BEARD_STYLES: tuple[BeardStyle, ...] = ("none", "stubble", "full", "goatee", "moustache")
 OVERSAMPLE = 3  # of brow hairs
 
 Array = NDArray[np.float64]
@@ -50,7 +53,7 @@ class SkinPainter:
         self.nose = self._blob(0.0, 0.5, 1.2, 1.1)
         self.under_eyes = self._blob(3.3, 2.2, 1.7, 0.6) + self._blob(-3.3, 2.2, 1.7, 0.6)
         self.eye_lids = self._blob(3.3, 4.4, 2.0, 0.6) + self._blob(-3.3, 4.4, 2.0, 0.6)
-        self.beard = self._beard()
+        self.beards = {style: beard_mask(self.across, self.height, style) * (1 - self.lips) for style in BEARD_STYLES}
         self.wrinkles = self._wrinkles()
         self.scalp = self._scalp(head)
 
@@ -59,19 +62,28 @@ class SkinPainter:
         rng = np.random.default_rng([person.seed, 3])
         broad, patches, pores = _noise(rng, 70, 3), _noise(rng, 12, 2), _noise(rng, 3, 1)
         tint = np.array([0.6, 1.0, 1.0])
-        variation = 1 + (0.018 * broad + 0.012 * patches + 0.012 * pores)[..., None] * tint
+        rough = 0.7 + 0.9 * person.age
+        variation = 1 + (0.022 * broad + 0.013 * rough * patches + 0.015 * rough * pores)[..., None] * tint
         colour = person.skin * variation
         colour = _blend(colour, colour * self._flush(person), (self.cheeks + 0.7 * self.nose) * person.blush)
         colour = _blend(colour, colour * np.array([0.80, 0.74, 0.80]), self.under_eyes * (0.25 + 0.5 * person.age))
         colour = _blend(colour, person.shadow_colour, self.eye_lids * person.eye_shadow)
-        colour = _blend(colour, colour * np.array([0.72, 0.62, 0.58]), self.wrinkles * (0.15 + 0.55 * person.age))
+        colour = _blend(colour, colour * np.array([0.72, 0.62, 0.58]), self.wrinkles * (0.08 + 0.85 * person.age**1.3))
         if person.freckles > 0:
             colour = _blend(colour, colour * np.array([0.76, 0.62, 0.54]), _spots(rng, 340) * person.freckles)
+        if person.spots > 0:
+            dark = np.clip((_noise(rng, 10, 2) + 0.5 * broad - 1.9) * 1.2, 0, 0.6)
+            colour = _blend(colour, colour * np.array([0.74, 0.62, 0.52]), dark * person.spots)
+        if person.age > 0.5:
+            lines = np.abs(_noise(rng, 26, 2))
+            fine = smoothstep(0.10, 0.0, lines) * (self.under_eyes + self.eye_lids + 0.5 * self.cheeks).clip(0, 1)
+            colour = _blend(colour, colour * np.array([0.78, 0.70, 0.66]), fine * (person.age - 0.4))
         colour = self._moles(colour, rng)
         lip_colour = person.lip * (1 + 0.03 * pores[..., None])
         colour = _blend(colour, lip_colour, np.clip(self.lips * person.lip_strength + 0.15 * self.lip_edge, 0, 1))
-        colour = _blend(colour, person.lip * 0.35, self.lip_gap * 0.7)
-        stubble = self.beard * person.beard * np.clip(0.85 + 0.22 * pores + 0.10 * patches, 0, 1)
+        colour = _blend(colour, person.lip * 0.25, self.lip_gap * 0.85)
+        beard = person.facial_hair
+        stubble = self.beards[beard.style] * beard.density * np.clip(0.85 + 0.22 * pores + 0.10 * patches, 0, 1)
         colour = _blend(colour, person.hair * 0.9, stubble * 0.85)
         colour = _blend(colour, person.skin * np.array([0.30, 0.20, 0.18]), self.eyes * person.eye_line)
         brows = self._brows(person, rng)
@@ -79,7 +91,13 @@ class SkinPainter:
         if person.hair_style != "bald":
             under_hair = smoothstep(-0.35, 1.3, self.scalp - person.receding * (self.height > 6) + 0.3 * patches)
             colour = _blend(colour, person.hair * 0.8, under_hair * (0.75 if person.hair_style == "buzz" else 0.92))
-        bump = 0.5 + 0.05 * pores + 0.06 * patches - 0.35 * self.wrinkles * person.age + 0.05 * stubble * pores
+        bump = (
+            0.5
+            + 0.06 * rough * pores
+            + 0.06 * rough * patches
+            - 0.5 * self.wrinkles * person.age
+            + 0.05 * stubble * pores
+        )
         stacked = np.concatenate([colour, bump[..., None]], axis=-1)
         return np.asarray(np.clip(stacked, 0, 1) * 255 + 0.5, np.uint8)
 
@@ -91,19 +109,6 @@ class SkinPainter:
         """What a blush does to the skin's colour; darker skin shows less of it."""
         light = float(np.clip((person.skin.mean() - 0.3) / 0.4, 0, 1))
         return np.array([1.0, 0.88 - 0.08 * light, 0.85 - 0.06 * light])
-
-    def _beard(self) -> Array:
-        """Jaw, chin and moustache, free of the lips and of the cheeks' upper part."""
-        side = np.abs(self.across)
-        jaw = smoothstep(-0.6, -2.6, self.height - 0.20 * np.maximum(side - 6, 0)) * smoothstep(-9.8, -7.8, self.height)
-        jaw = jaw * smoothstep(15.5, 12.5, side)
-        mouth_free = smoothstep(2.9, 3.9, np.hypot(self.across, (self.height + 3.3) * 1.25))
-        chin = self._blob(0, -6.3, 3.0, 1.3)
-        moustache = self._blob(0, -1.85, 2.7, 0.42)
-        burns = smoothstep(10.8, 12.0, side) * smoothstep(15.0, 13.5, side) * smoothstep(-4, -2, self.height)
-        burns = burns * smoothstep(3.5, 1.5, self.height)
-        whole = np.maximum.reduce([jaw * mouth_free, chin * 0.95, moustache, burns * 0.9])
-        return np.asarray(whole * (1 - self.lips))
 
     def _wrinkles(self) -> Array:
         """Nasolabial folds, forehead lines and crow's feet as soft dark lines."""
@@ -158,17 +163,17 @@ class SkinPainter:
         offset = np.array([left, upper])
         for outward, marks in ((-1, self.marks[21:16:-1]), (1, self.marks[22:27])):
             curve = CubicSpline(np.linspace(0, 1, 5), marks - offset)
-            for place in rng.beta(1.1, 1.25, 420):
+            for place in rng.beta(1.1, 1.25, 330):
                 half = person.brow_thickness * pixels_per_cm * (1 - 0.7 * place**1.6) * min(1.0, 0.55 + 2 * place)
                 root = curve(place) + np.array([0, half * rng.normal(0, 0.55)])
                 lean = np.radians(65 * (1 - place) ** 2 - 10 - 14 * place + rng.normal(0, 9))
-                tip = root + rng.uniform(5, 9) * np.array([outward * np.cos(lean), -0.8 * np.sin(lean)])
+                tip = root + rng.uniform(6, 12) * np.array([outward * np.cos(lean), -0.8 * np.sin(lean)])
                 ends = [*(root * OVERSAMPLE), *(tip * OVERSAMPLE)]
-                draw.line(ends, fill=int(rng.uniform(110, 255)), width=OVERSAMPLE)
-        small = image.resize((right - left, lower - upper), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(0.9))
+                draw.line(ends, fill=int(rng.uniform(90, 240)), width=OVERSAMPLE - 1)
+        small = image.resize((right - left, lower - upper), Image.Resampling.BOX).filter(ImageFilter.GaussianBlur(0.55))
         coverage = np.zeros((HEIGHT, WIDTH))
         coverage[upper:lower, left:right] = np.asarray(small, np.float64) / 255
-        return np.asarray(np.clip(coverage * 1.5, 0, 1) * 0.85)
+        return np.asarray(np.clip(coverage * 1.5, 0, 1) * 0.8)
 
 
 def _blend(under: Array, over: Array, share: Array) -> Array:

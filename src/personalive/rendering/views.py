@@ -26,6 +26,17 @@ def gaze_angles(
     return (left[0] * GAZE_ACROSS, left[1] * GAZE_UPDOWN), (right[0] * GAZE_ACROSS, right[1] * GAZE_UPDOWN)
 
 
+def eyes_pushed_back(coefficients: NDArray[np.floating], index: dict[str, int]) -> tuple[float, float]:
+    """How far the left and the right eyeball are drawn behind their place, cm: closing lids must not cut into them."""
+
+    def closed(side: str) -> float:
+        return max(
+            float(coefficients[index[f"eyeBlink_{side}"]]), 0.5 * float(coefficients[index[f"eyeSquint_{side}"]])
+        )
+
+    return 0.03 + 0.13 * closed("L"), 0.03 + 0.13 * closed("R")
+
+
 def gaze_rotation(across: float, up: float) -> Array:
     """Rotation (3, 3) that takes +z to the looking direction."""
     ca, sa, cu, su = np.cos(across), np.sin(across), np.cos(up), np.sin(up)

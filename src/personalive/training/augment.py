@@ -115,6 +115,43 @@ def compress(images: Tensor, share: float = 0.4, quality: tuple[int, int] = (12,
     return images
 
 
+def paint_flat(images: Tensor, share: float = 0.15, radius: float = 0.02) -> Tensor:
+    """A share of the pictures as a painter lays them down: even areas with firm edges (Kuwahara filter): (N, 3, H, W).
+
+    Every pixel takes the mean of the most even of its four quadrants, up to `radius` of the side wide.
+    """
+    reach = max(1, round(float(_uniform(1, 0.4, 1.0)) * radius * images.shape[-1]))
+    size = reach + 1
+    padded = functional.pad(images, (reach,) * 4, mode="replicate")
+    mean = functional.avg_pool2d(
+        padded, size, stride=1
+    )  # (N, 3, H + reach, W + reach) of the square to the lower right
+    spread = (functional.avg_pool2d(padded.square(), size, stride=1) - mean.square()).sum(1, keepdim=True)
+    height, width = images.shape[-2:]
+    corners = [(y, x) for y in (0, reach) for x in (0, reach)]
+    means = torch.stack([mean[..., y : y + height, x : x + width] for y, x in corners])
+    spreads = torch.stack([spread[..., y : y + height, x : x + width] for y, x in corners])
+    best = spreads.argmin(0, keepdim=True).expand(-1, -1, 3, -1, -1)
+    strength = _uniform(len(images), 0.5, 1.0)[:, None, None, None]
+    flat = torch.lerp(images, means.gather(0, best)[0], strength)
+    return torch.where(torch.rand(len(images), 1, 1, 1) < share, flat, images)
+
+
+def camera_look(images: Tensor, share: float = 0.5) -> Tensor:
+    """A share of the pictures as other cameras give them: (N, 3, H, W) in [0, 1].
+
+    White balance along the line from warm to cool, darker corners, and the outline that phones sharpen with.
+    """
+    n, _, height, width = images.shape
+    warmth = 0.12 * torch.randn(n, 1, 1, 1) * torch.tensor([1.0, 0.1, -1.0])[None, :, None, None]
+    down, across = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)[None]
+    corners = 1 - _uniform(n, 0.0, 0.35)[:, None, None, None] * (down.square() + across.square()) / 2
+    soft = functional.avg_pool2d(functional.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    sharpened = images + _uniform(n, 0.0, 1.5)[:, None, None, None] * (images - soft)
+    looks = (sharpened * torch.exp(warmth) * corners).clamp(0, 1)
+    return torch.where(torch.rand(n, 1, 1, 1) < share, looks, images)
+
+
 def warp(images: Tensor, bend: float = 0.03, stretch: float = 0.1) -> Tensor:
     """Other proportions, the same expression: aspect and a smooth bend, piecewise bilinear; (N, 3, H, W) in [0, 1].
 

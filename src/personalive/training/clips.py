@@ -165,11 +165,15 @@ def _clip_start(group: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Pairs:
-    """B references with F driving frames each: person (B,), reference (B,), driving (B, F) frame indices."""
+    """B references with F driving frames each: person (B,), reference (B,), driving (B, F) frame indices.
+
+    slots (B, F): the driving frames' places among the reference's warped ones, where there are such.
+    """
 
     person: Tensor
     reference: Tensor
     driving: Tensor
+    slots: Tensor | None = None
 
 
 def draw_pairs(corpus: Corpus, rng: random.Random, batch: int, frames: int, same_pose: float) -> Pairs:
@@ -189,3 +193,26 @@ def draw_pairs(corpus: Corpus, rng: random.Random, batch: int, frames: int, same
             chosen.append(rng.randrange(corpus.frames))
         driving.append(chosen)
     return Pairs(torch.tensor(people), torch.tensor(references), torch.tensor(driving))
+
+
+def draw_warped_pairs(
+    corpus: Corpus, warped: Tensor, rng: random.Random, batch: int, frames: int, same_pose: float
+) -> Pairs:
+    """`draw_pairs` of the references and frames that were warped: warped (P, R, T), the numbers of the frames."""
+    people, references, slots = [], [], []
+    for _ in range(batch):
+        person, reference = rng.randrange(corpus.people), rng.randrange(warped.shape[1])
+        groups = corpus.group[person][warped[person, reference]].tolist()
+        chosen: list[int] = []
+        if rng.random() < same_pose:
+            group = rng.choice(groups)
+            members = [slot for slot, own in enumerate(groups) if own == group]
+            chosen = rng.sample(members, min(frames, len(members)))
+        while len(chosen) < frames:
+            chosen.append(rng.randrange(len(groups)))
+        people.append(person)
+        references.append(reference)
+        slots.append(chosen)
+    person_, reference_, slots_ = torch.tensor(people), torch.tensor(references), torch.tensor(slots)
+    driving = warped[person_[:, None], reference_[:, None], slots_]
+    return Pairs(person_, reference_, driving, slots_)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,9 @@ from personalive.motion.signals import face_crops
 from personalive.streaming.schedule import Schedule
 from personalive.streaming.state import map_tensors, noise_like
 from personalive.training import augment
-from personalive.training.clips import Corpus, Pairs, draw_pairs
+from personalive.training.clips import Corpus, Pairs, draw_pairs, draw_warped_pairs
 from personalive.training.losses import region_weights
 from personalive.training.prepared import (
-    MODULES,
     Denoiser,
     Prepared,
     latent_importance,
@@ -34,8 +34,10 @@ from personalive.training.prepared import (
     prepare,
     self_driving,
 )
+from personalive.training.prepared_warps import PreparedWarps, load_reference_warp
 from personalive.training.recipe import ImageRecipe, Regions, RolloutRecipe
 from personalive.training.sheet import strip
+from personalive.warp.compose import guide_pictures
 
 
 class Batch:
@@ -51,10 +53,17 @@ class Batch:
             data.latents[person, reference].to(device).float(),
             map_tensors(lambda t: t.flatten(0, 1).to(device), own),
         )
-        head = self_driving(data.head, person, reference, driving)
+        head, driver = self_driving(data.head, person, reference, driving), rows
+        self.warp = None
+        if data.warps is not None and pairs.slots is not None:
+            self.warp = WarpBatch.of(data.warps, person, reference, pairs.slots, device)
+            at = (rows, reference[:, None].expand_as(rows), pairs.slots)
+            head, driver = data.warps.head.map(lambda part: part[at]), data.warps.driver[at]
         pose = model.pose(map_tensors(lambda t: t.flatten(0, 1).to(device), head))  # (B * F, C0, h, w)
+        if self.warp is not None and model.warp_guider is not None:
+            pose = pose + model.warp_guider(self.warp.guide())
         self.truth = corpus.images[rows, driving].to(device)  # (B, F, 3, H, W) uint8
-        tokens = stage.tokens(data, rows, driving, augmented)
+        tokens = stage.tokens(data, driver, driving, augmented)
         self.signals = MotionSignals(tokens, pose.view(*driving.shape, *pose.shape[1:]))
         self.target = data.latents[rows, driving].to(device).float()  # (B, F, C, h, w)
         self.landmarks = corpus.landmarks[rows, driving].to(device)  # (B, F, 68, 2)
@@ -65,6 +74,41 @@ class Batch:
         side = self.target.shape[-1]
         cells = region_weights(self.landmarks.flatten(0, 1), side, regions.detail, regions.face, regions.rest)
         return cells.view(*self.target.shape[:2], *cells.shape[1:])
+
+
+@dataclass(frozen=True)
+class WarpBatch:
+    """The warped portraits of a batch, N = B * F frames in [0, 1], as `prepared_warps.PreparedWarps` has them.
+
+    warped, plate (N, 3, s, s); masks (N, 4, s, s); own_figure (N, 1, s, s).
+    """
+
+    warped: Tensor
+    plate: Tensor
+    masks: Tensor
+    own_figure: Tensor
+
+    @classmethod
+    def of(
+        cls, warps: PreparedWarps, person: Tensor, reference: Tensor, slots: Tensor, device: torch.device
+    ) -> WarpBatch:
+        """Those of references (B,) of people (B,) and some of their driven frames (B, F)."""
+        rows, portraits = (index[:, None].expand_as(slots).flatten() for index in (person, reference))
+        slot = slots.flatten()
+
+        def unit(levels: Tensor) -> Tensor:
+            return levels.to(device).float() / 255
+
+        return cls(
+            unit(warps.warped[rows, portraits, slot]),
+            unit(warps.plate[rows, portraits]),
+            unit(warps.masks[rows, portraits, slot]),
+            unit(warps.own_figure[rows, portraits]),
+        )
+
+    def guide(self) -> Tensor:
+        """What the denoiser is shown: (N, 6, s, s)."""
+        return guide_pictures(self.warped, self.plate, self.masks)
 
 
 class DenoiserStage:
@@ -88,16 +132,17 @@ class DenoiserStage:
         self.autoencoder = self.frozen.autoencoder
         self.model = Denoiser(config).to(device)
         self.model.checkpointing(recipe.optimisation.checkpointing)
-        self.train = prepare(config, self.frozen, train, folder and folder / "prepared.train.safetensors")
-        self.held_out = prepare(config, self.frozen, held_out, folder and folder / "prepared.test.safetensors")
+        warp = load_reference_warp(config, folder)
+        cached = [folder and folder / f"prepared.{split}.safetensors" for split in ("train", "test")]
+        self.train = prepare(config, self.frozen, train, cached[0], warp)
+        self.held_out = prepare(config, self.frozen, held_out, cached[1], warp, crossed=False)
         self.schedule = Schedule(config.stream)
         self.channels = latent_importance(self.frozen, self.train)
         self.frozen.rest(self.learns_motion)
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """Both UNets, the pose guider and the image encoder; the motion encoder where it learns."""
-        found: dict[str, nn.Module] = {name: getattr(self.model, name) for name in MODULES}
-        return found | ({"motion_encoder": self.frozen.motion_encoder} if self.learns_motion else {})
+        """Both UNets, the guiders and the image encoder; the motion encoder where it learns."""
+        return self.model.parts() | ({"motion_encoder": self.frozen.motion_encoder} if self.learns_motion else {})
 
     def learns(self, name: str) -> bool:
         """All but the temporal modules, which the stream stage trains."""
@@ -105,8 +150,14 @@ class DenoiserStage:
 
     def draw(self, rng: random.Random) -> Batch:
         """The next training batch."""
-        pairs = draw_pairs(self.train.corpus, rng, self.optimisation.batch, self.frames, self.same_pose)
-        return Batch(self, self.train, pairs, augmented=True)
+        return Batch(self, self.train, self.draw_pairs(rng), augmented=True)
+
+    def draw_pairs(self, rng: random.Random) -> Pairs:
+        """References and driving frames of the next training batch."""
+        size, warps = self.optimisation.batch, self.train.warps
+        if warps is None:
+            return draw_pairs(self.train.corpus, rng, size, self.frames, self.same_pose)
+        return draw_warped_pairs(self.train.corpus, warps.frame, rng, size, self.frames, self.same_pose)
 
     def tokens(self, data: Prepared, rows: Tensor, driving: Tensor, augmented: bool) -> Tensor:
         """Motion tokens (B, F, T, D): prepared ones, or, where the encoder learns, of (augmented) face crops."""
@@ -153,12 +204,15 @@ class DenoiserStage:
         return piecewise(self.autoencoder.decode, latents, self.config.image_size)
 
     def _evaluation_batches(self, people: int) -> list[Batch]:
-        frames = self.held_out.corpus.frames
-        driving = torch.arange(1, frames, max(1, frames // 4))[None]
-        return [
-            Batch(self, self.held_out, Pairs(torch.tensor([p]), torch.tensor([0]), driving), augmented=False)
-            for p in range(min(people, self.held_out.corpus.people))
-        ]
+        corpus, warps = self.held_out.corpus, self.held_out.warps
+        count = corpus.frames - 1 if warps is None else warps.frame.shape[2]
+        slots = torch.arange(0, count, max(1, count // 4))[None]
+        batches = []
+        for person in range(min(people, corpus.people)):
+            driving = slots + 1 if warps is None else warps.frame[person, 0][slots]
+            pairs = Pairs(torch.tensor([person]), torch.tensor([0]), driving, None if warps is None else slots)
+            batches.append(Batch(self, self.held_out, pairs, augmented=False))
+        return batches
 
     def validate(self) -> dict[str, float]:
         """Held-out people, reference = frame 0, all steps: pixel L1 of the output, of copying, of the autoencoder."""

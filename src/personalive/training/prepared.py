@@ -26,6 +26,7 @@ from personalive.models.motion_encoder import MotionEncoder
 from personalive.models.motion_extractor import MotionExtractor
 from personalive.models.pose_guider import PoseGuider
 from personalive.models.reference_unet import ReferenceUNet
+from personalive.models.reference_warp import ReferenceWarp, warp_guider
 from personalive.motion.keypoints import draw, pose_keypoints
 from personalive.motion.signals import Observation, face_crops
 from personalive.streaming.state import map_tensors
@@ -33,9 +34,10 @@ from personalive.training.autoencoder_stage import load_autoencoder
 from personalive.training.checkpoint import load_modules
 from personalive.training.clips import Corpus
 from personalive.training.losses import channel_weights
+from personalive.training.prepared_warps import PreparedWarps, load_warps, prepare_warps, save_warps
 
 MODULES = ("reference_unet", "denoising_unet", "pose_guider", "image_encoder")
-"""What the denoiser's stages train, by their names in `Networks`."""
+"""What the denoiser's stages train, by their names in `Networks`; and, where there is one, the warp's guider."""
 
 HEAD = ("keypoints", "angles", "translation", "scale")
 """Fields of HeadMotion, in its order."""
@@ -84,12 +86,16 @@ def load_frozen(config: ModelConfig, folder: Path | None) -> Frozen:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Of P people with F frames: latents (P, F, C, h, w) float16, tokens (P, F, T, D), head (P, F, ...)."""
+    """Of P people with F frames: latents (P, F, C, h, w) float16, tokens (P, F, T, D), head (P, F, ...).
+
+    warps: of a model with a reference warp, the portraits that were warped.
+    """
 
     corpus: Corpus
     latents: Tensor
     tokens: Tensor
     head: HeadMotion
+    warps: PreparedWarps | None = None
 
     def seen(self, person: Tensor, frame: Tensor, device: torch.device) -> Observation:
         """What the motion networks saw in these frames, (N, ...) for indices of N elements in any shape."""
@@ -97,35 +103,56 @@ class Prepared:
         return map_tensors(lambda tensor: tensor[person.flatten(), frame.flatten()].to(device), found)
 
 
-def prepare(config: ModelConfig, frozen: Frozen, corpus: Corpus, cache: Path | None) -> Prepared:
+def prepare(
+    config: ModelConfig,
+    frozen: Frozen,
+    corpus: Corpus,
+    cache: Path | None,
+    warp: ReferenceWarp | None = None,
+    crossed: bool = True,
+) -> Prepared:
     """Run the frozen networks over every frame, as the product would (own-pose face boxes, predicted motion).
 
     The result is kept in the safetensors file `cache`, if one is named, and read back from it as long as its
-    fingerprint (the networks' weights and the pictures) is that of this call.
+    fingerprint (the networks' weights and the pictures) is that of this call. `crossed`: see `prepare_warps`.
     """
     if cache is None:
-        return _prepared(corpus, _observe(config, frozen, corpus))
-    fingerprint = _fingerprint(frozen, corpus)
+        return _prepared(corpus, _compute(config, frozen, corpus, warp, crossed))
+    fingerprint = _fingerprint(frozen, corpus, warp)
     if cache.exists():
         with safe_open(str(cache), "pt") as file:
             if (file.metadata() or {}).get("fingerprint") == fingerprint:
                 parts = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
                 return _prepared(corpus, parts)
-    parts = _observe(config, frozen, corpus)
+    parts = _compute(config, frozen, corpus, warp, crossed)
     part = cache.with_suffix(".part")
     save_file(parts, str(part), metadata={"fingerprint": fingerprint})
     os.replace(part, cache)
     return _prepared(corpus, parts)
 
 
+def _compute(
+    config: ModelConfig, frozen: Frozen, corpus: Corpus, warp: ReferenceWarp | None, crossed: bool
+) -> dict[str, Tensor]:
+    parts = _observe(config, frozen, corpus)
+    if warp is None:
+        return parts
+    head = HeadMotion(*(parts[name] for name in HEAD))
+    warps = prepare_warps(config, warp, corpus, parts["tokens"], head, crossed)
+    return parts | {f"warps.{name}": tensor for name, tensor in save_warps(warps).items()}
+
+
 def _prepared(corpus: Corpus, parts: dict[str, Tensor]) -> Prepared:
-    return Prepared(corpus, parts["latents"], parts["tokens"], HeadMotion(*(parts[name] for name in HEAD)))
+    own = {key.removeprefix("warps."): tensor for key, tensor in parts.items() if key.startswith("warps.")}
+    head = HeadMotion(*(parts[name] for name in HEAD))
+    return Prepared(corpus, parts["latents"], parts["tokens"], head, load_warps(own) if own else None)
 
 
-def _fingerprint(frozen: Frozen, corpus: Corpus) -> str:
+def _fingerprint(frozen: Frozen, corpus: Corpus, warp: ReferenceWarp | None) -> str:
     """A checksum of everything that `prepare` depends on."""
     digest = hashlib.sha256()
-    for module in (frozen.autoencoder, frozen.motion_extractor, frozen.motion_encoder):
+    at_rest = [] if warp is None else [warp.mesh, warp.landmarks, warp.expression, warp.surface]
+    for module in (frozen.autoencoder, frozen.motion_extractor, frozen.motion_encoder, *at_rest):
         for name, tensor in module.state_dict().items():
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     digest.update(corpus.images.numpy().tobytes())
@@ -180,6 +207,12 @@ class Denoiser(nn.Module):
         self.denoising_unet = DenoisingUNet(config.unet)
         self.pose_guider = PoseGuider(config.pose_guider)
         self.image_encoder = ImageEncoder(config.image_encoder)
+        self.warp_guider = warp_guider(config.warp) if config.warp.enabled else None
+
+    def parts(self) -> dict[str, nn.Module]:
+        """The networks by the names under which a stage saves them."""
+        found: dict[str, nn.Module] = {name: getattr(self, name) for name in MODULES}
+        return found if self.warp_guider is None else found | {"warp_guider": self.warp_guider}
 
     def reference(self, pictures: Tensor, latents: Tensor, head: HeadMotion) -> ReferenceFeatures:
         """Features of N references: pictures (N, 3, H, W) in [0, 1], latents (N, C, h, w), their own head motion."""
@@ -221,3 +254,10 @@ def self_driving(head: HeadMotion, person: Tensor, reference: Tensor, driving: T
     rows = person[:, None].expand(-1, frames)
     keypoints = head.keypoints[person, reference][:, None].expand(-1, frames, -1, -1)
     return replace(map_tensors(lambda tensor: tensor[rows, driving], head), keypoints=keypoints)
+
+
+def with_guider(warp: ReferenceWarp | None, denoiser: Denoiser) -> ReferenceWarp | None:
+    """The reference warp with the guider that the denoiser learned with."""
+    if warp is not None and denoiser.warp_guider is not None:
+        warp.guider = denoiser.warp_guider
+    return warp

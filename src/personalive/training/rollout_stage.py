@@ -18,7 +18,6 @@ from personalive.training.checkpoint import load_modules
 from personalive.training.clips import Corpus
 from personalive.training.denoiser_stage import DenoiserStage
 from personalive.training.judgement import Judge, motion_reader
-from personalive.training.prepared import MODULES
 from personalive.training.recipe import RolloutRecipe
 
 
@@ -39,7 +38,7 @@ class RolloutStage(DenoiserStage):
         super().__init__(config, recipe, folder, train, held_out, device or torch.device("cpu"))
         self.odds = recipe.step_odds[: config.stream.levels]
         if folder is not None:
-            load_modules({name: getattr(self.model, name) for name in MODULES}, folder / "image.safetensors")
+            load_modules(self.model.parts(), folder / "image.safetensors")
         if self.optimisation.checkpointing:
             self.autoencoder.model.enable_gradient_checkpointing()
         reader = motion_reader(config, recipe.judgement, self.frozen, folder)

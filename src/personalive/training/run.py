@@ -21,7 +21,8 @@ from personalive.training.estimate import ESTIMATED, estimate
 from personalive.training.image_stage import ImageStage
 from personalive.training.loop import RunOptions, Stage, train
 from personalive.training.motion_stage import MotionStage
-from personalive.training.prepared import MODULES, Denoiser, load_frozen
+from personalive.training.prepared import MODULES, Denoiser, load_frozen, with_guider
+from personalive.training.prepared_warps import load_reference_warp
 from personalive.training.processes import Processes, seeded
 from personalive.training.recipe import Recipe
 from personalive.training.rollout_stage import RolloutStage
@@ -128,13 +129,14 @@ def assemble(config: ModelConfig, folder: Path) -> Networks:
     stages = [stage for stage in ("stream", "rollout", "image") if (folder / f"{stage}.safetensors").exists()]
     if not stages:
         raise InputError(f"{folder} holds no trained denoiser: run `personalive train --stage image` first")
-    load_modules({name: getattr(denoiser, name) for name in MODULES}, folder / f"{stages[0]}.safetensors")
+    load_modules(denoiser.parts(), folder / f"{stages[0]}.safetensors")
     denoiser.eval().requires_grad_(False)
     return Networks(
         config=config,
         autoencoder=frozen.autoencoder,
         motion_extractor=frozen.motion_extractor,
         motion_encoder=frozen.motion_encoder,
+        reference_warp=with_guider(load_reference_warp(config, folder), denoiser),
         **{name: getattr(denoiser, name) for name in MODULES},
     )
 
@@ -152,7 +154,16 @@ def start_from(networks: Networks, folder: Path) -> None:
         "autoencoder": {"autoencoder": networks.autoencoder, "whitening": nothing},
         "motion": {"motion_extractor": networks.motion_extractor, "motion_encoder": networks.motion_encoder},
     }
-    denoiser = {name: getattr(networks, name) for name in MODULES}
+    denoiser: dict[str, nn.Module] = {name: getattr(networks, name) for name in MODULES}
+    warp = networks.reference_warp
+    if warp is not None:
+        denoiser["warp_guider"] = warp.guider
+        parts |= {
+            "landmarks": {"mesh": warp.mesh, "landmarks": warp.landmarks},
+            "expression": {"expression": warp.expression},
+            "surface": {"surface": warp.surface},
+            "compose": {"compositor": warp.compositor},
+        }
     parts |= {"image": denoiser, "rollout": denoiser}
     for stage, modules in parts.items():
         path = folder / f"{stage}.safetensors"

@@ -34,9 +34,13 @@ from personalive.training.prepared import (
     load_frozen,
     piecewise,
     prepare,
+    with_guider,
 )
+from personalive.training.prepared_warps import load_reference_warp
 from personalive.training.recipe import StreamRecipe
 from personalive.training.sheet import strip
+from personalive.warp.compose import PortraitGuide, portrait_layers
+from personalive.warp.portrait import build_surface, fit_portrait
 
 
 class StreamStage:
@@ -59,7 +63,7 @@ class StreamStage:
         self.model = Denoiser(config).to(self.device)
         self.model.checkpointing(recipe.optimisation.checkpointing)
         if folder is not None:
-            load_modules({name: getattr(self.model, name) for name in MODULES}, folder / "rollout.safetensors")
+            load_modules(self.model.parts(), folder / "rollout.safetensors")
         if recipe.optimisation.checkpointing:
             frozen.autoencoder.model.enable_gradient_checkpointing()
         self.networks = Networks(
@@ -67,6 +71,7 @@ class StreamStage:
             autoencoder=frozen.autoencoder,
             motion_extractor=frozen.motion_extractor,
             motion_encoder=frozen.motion_encoder,
+            reference_warp=with_guider(load_reference_warp(config, folder), self.model),
             **{name: getattr(self.model, name) for name in MODULES},
         )
         self.train = prepare(config, frozen, train, folder and folder / "prepared.train.safetensors")
@@ -78,7 +83,7 @@ class StreamStage:
 
     def modules(self) -> Mapping[str, nn.Module]:
         """The denoiser's networks, so that the stage's file is complete, and the discriminator."""
-        return {name: getattr(self.model, name) for name in MODULES} | self.judge.modules()
+        return self.model.parts() | self.judge.modules()
 
     def learns(self, name: str) -> bool:
         """Temporal modules (and the discriminator) only."""
@@ -163,6 +168,7 @@ class _Clips:
         there = list(range(first, data.corpus.frames))
         self.order = there + there[-2:0:-1]
         self.references = [self._observe(person, torch.tensor([0])) for person in people]
+        self.guides = [self._guide(person, seen) for person, seen in zip(people, self.references, strict=True)]
         lead = stream.lead_in_frames
         with torch.no_grad():
             pictures = data.corpus.images[self.person, 0].to(self.device).float() / 255
@@ -191,17 +197,26 @@ class _Clips:
     def _signals(self, frames: Tensor) -> MotionSignals:
         """(B, F, ...). Clips begin at the reference's own place: driving is absolute, as in image-level training."""
         parts = [
-            drive(self.networks, reference, reference, self._observe(int(person), frames))
-            for person, reference in zip(self.person, self.references, strict=True)
+            drive(self.networks, reference, reference, self._observe(int(person), frames), guide=guide)
+            for person, reference, guide in zip(self.person, self.references, self.guides, strict=True)
         ]
         return map_tensors(lambda *tensors: torch.cat(tensors), *parts)
 
     def _lead_in(self) -> MotionSignals:
         parts = [
-            lead_in(self.networks, reference, self._observe(int(person), self._frames(0, 1)))
-            for person, reference in zip(self.person, self.references, strict=True)
+            lead_in(self.networks, reference, self._observe(int(person), self._frames(0, 1)), guide=guide)
+            for person, reference, guide in zip(self.person, self.references, self.guides, strict=True)
         ]
         return map_tensors(lambda *tensors: torch.cat(tensors), *parts)
+
+    def _guide(self, person: int, seen: Observation) -> PortraitGuide | None:
+        """The reference as the warp moves it, where there is one."""
+        warp = self.networks.reference_warp
+        if warp is None:
+            return None
+        picture = self.data.corpus.images[person, 0][None].to(self.device).float() / 255
+        surface = build_surface(warp, picture, fit_portrait(warp, picture, seen.head, seen.motion), seen.head)
+        return PortraitGuide(warp, portrait_layers(picture, surface), self.networks.config.image_size)
 
     def forget(self) -> None:
         """Replace the window's older chunks by the true latents of their frames, noised to their levels."""

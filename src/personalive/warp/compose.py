@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from personalive.models.reference_warp import ReferenceWarp
-from personalive.warp.drive import Warp
+from personalive.motion.signals import Observation
+from personalive.warp.drive import Warp, drive_surface
 from personalive.warp.flow import fill, sample
 from personalive.warp.portrait import PortraitSurface
 
@@ -58,20 +59,31 @@ def warped_picture(picture: Tensor, warp: Warp) -> Tensor:
     return sample(picture.expand(len(flow), -1, -1, -1), flow, mode).clamp(0, 1)
 
 
-def guide_pictures(layers: PortraitLayers, warp: Warp) -> Tensor:
-    """What the denoiser is shown of the warp: (F, 6, s, s): the figure over its plate in [-1, 1], and three masks."""
-    warped = warped_picture(layers.small_picture, warp)
-    over = warp.figure * warped + (1 - warp.figure) * layers.small_plate
-    return torch.cat([over * 2 - 1, warp.figure, warp.seen, warp.eye], dim=1)
+def guide_pictures(warped: Tensor, plate: Tensor, masks: Tensor) -> Tensor:
+    """What the denoiser is shown of a warp: (F, 6, s, s): the figure over its plate in [-1, 1], and three masks.
+
+    warped, plate (F or 1, 3, s, s) in [0, 1]; masks (F, 4, s, s): figure, seen, eye and gap.
+    """
+    figure = masks[:, :1]
+    return torch.cat([(figure * warped + (1 - figure) * plate) * 2 - 1, masks[:, :3]], dim=1)
 
 
-def guide_features(warp: ReferenceWarp, layers: PortraitLayers, moved: Warp, size: int) -> Tensor:
-    """Features (F, C, size / 8, size / 8) of the warped portrait for the denoising UNet."""
-    shown = guide_pictures(layers, moved)
-    if shown.shape[-1] != size:
-        shown = _resized(shown, size)
-    features: Tensor = warp.guider(shown.to(next(warp.guider.parameters()).dtype))
-    return features
+class PortraitGuide:
+    """Warps a portrait as it is driven and makes features of it for the denoiser; `moved` is the latest warp."""
+
+    def __init__(self, warp: ReferenceWarp, layers: PortraitLayers, size: int) -> None:
+        """size: side of the pictures that the denoiser works on."""
+        self._warp, self._layers, self._size = warp, layers, size
+        self.moved: Warp | None = None
+
+    def __call__(self, target: Observation) -> Tensor:
+        """Features (F, C, size / 8, size / 8) of the portrait moved to F retargeted frames."""
+        self.moved = moved = drive_surface(self._warp, self._layers.surface, target.head, target.motion)
+        masks = torch.cat([moved.figure, moved.seen, moved.eye, moved.gap], dim=1)
+        shown = guide_pictures(warped_picture(self._layers.small_picture, moved), self._layers.small_plate, masks)
+        guider = self._warp.guider
+        features: Tensor = guider(_resized(shown, self._size).to(next(guider.parameters()).dtype))
+        return features
 
 
 def compose(warp: ReferenceWarp, layers: PortraitLayers, moved: Warp, generated: Tensor) -> Tensor:
@@ -79,47 +91,65 @@ def compose(warp: ReferenceWarp, layers: PortraitLayers, moved: Warp, generated:
 
     generated (F, 3, S, S) in [0, 1]: what the diffusion model decoded for them.
     """
-    shares, paint = blend(warp, layers, moved, generated)
+    small = ComposeInputs(
+        generated=_resized(generated.float(), moved.flow.shape[1]),
+        warped=warped_picture(layers.small_picture, moved),
+        plate=layers.small_plate.expand(len(generated), -1, -1, -1),
+        masks=torch.cat([moved.figure, moved.seen, moved.eye, moved.gap], dim=1),
+        own_figure=layers.surface.figure.expand_as(moved.figure),
+    )
+    shares, paint = blend(warp.compositor, small)
     side = layers.picture.shape[-1]
-    shares, paint = _resized(shares, side), _resized(paint, side)
-    sources = (warped_picture(layers.picture, moved), layers.plate, paint)
-    return sum(share * source for share, source in zip(shares.split(1, dim=1), sources, strict=True)).clamp(0, 1)
+    return mix(_resized(shares, side), warped_picture(layers.picture, moved), layers.plate, _resized(paint, side))
 
 
-def blend(warp: ReferenceWarp, layers: PortraitLayers, moved: Warp, generated: Tensor) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class ComposeInputs:
+    """What the compositor decides by, for F frames at one side s.
+
+    generated, warped, plate (F, 3, s, s) in [0, 1]; masks (F, 4, s, s): figure, seen, eye and gap of a `Warp`;
+    own_figure (F, 1, s, s): the person in the portrait itself.
+    """
+
+    generated: Tensor
+    warped: Tensor
+    plate: Tensor
+    masks: Tensor
+    own_figure: Tensor
+
+
+def blend(compositor: nn.Module, given: ComposeInputs) -> tuple[Tensor, Tensor]:
     """Shares (F, 3, s, s) of warped portrait, plate and generated picture, which add up to 1; and the latter, mended.
 
     The second result (F, 3, s, s) is the generated picture in the portrait's colours with the compositor's changes.
     """
-    side = moved.flow.shape[1]
-    generated = _resized(generated.float(), side)
-    warped = warped_picture(layers.small_picture, moved)
-    plate = layers.small_plate.expand_as(warped)
-    paint = generated + _tint(warped, generated, moved)
-    inputs = torch.cat(
-        [paint * 2 - 1, warped * 2 - 1, plate * 2 - 1, moved.figure, moved.seen, moved.eye, moved.gap,
-         1 - layers.surface.figure.expand_as(moved.figure)], dim=1
-    )  # fmt: skip
-    told = warp.compositor(inputs.to(next(warp.compositor.parameters()).dtype)).float()
-    first = torch.cat(
-        [moved.figure * moved.seen, (1 - moved.figure) * (1 - moved.gap), moved.figure * (1 - moved.seen)], dim=1
-    )
+    figure, seen, gap = given.masks[:, 0:1], given.masks[:, 1:2], given.masks[:, 3:4]
+    paint = given.generated + _tint(given.warped, given.generated, figure * seen, gap)
+    pictures = torch.cat([paint, given.warped, given.plate], dim=1) * 2 - 1
+    inputs = torch.cat([pictures, given.masks, 1 - given.own_figure], dim=1)
+    told = compositor(inputs.to(next(compositor.parameters()).dtype)).float()
+    first = torch.cat([figure * seen, (1 - figure) * (1 - gap), figure * (1 - seen)], dim=1)
     shares = torch.softmax((first + LEAST_SHARE).log() + 4 * told[:, :3], dim=1)
     return shares, paint + 0.5 * told[:, 3:]
 
 
-def _tint(warped: Tensor, generated: Tensor, moved: Warp) -> Tensor:
+def mix(shares: Tensor, warped: Tensor, plate: Tensor, paint: Tensor) -> Tensor:
+    """The sum of three pictures (F or 1, 3, s, s) by their shares (F, 3, s, s), in [0, 1]."""
+    mixed = shares[:, 0:1] * warped + shares[:, 1:2] * plate + shares[:, 2:3] * paint
+    return mixed.clamp(0, 1)
+
+
+def _tint(warped: Tensor, generated: Tensor, known: Tensor, gap: Tensor) -> Tensor:
     """What brings the generated picture to the portrait's colours, from where both are known: (F, 3, s, s).
 
-    Not inside the mouth, which would take the lips' colour.
+    Not between parted lips, which would lend the mouth their colour.
     """
     side = warped.shape[-1]
-    known = (moved.figure * moved.seen) ** 4
-    step = max(1, side // TINT_SIDE)
+    known, step = known**4, max(1, side // TINT_SIDE)
     weight = F.avg_pool2d(known, step)
     difference = F.avg_pool2d((warped - generated) * known, step) / weight.clamp(min=1e-3)
     sure = (weight > 0.3).float()
-    return _resized(fill(difference * sure, sure), side) * (1 - moved.gap)
+    return _resized(fill(difference * sure, sure), side) * (1 - gap)
 
 
 def _resized(pictures: Tensor, side: int) -> Tensor:

@@ -174,7 +174,8 @@ def _spread_out(marks: Tensor, moved: Tensor, spread: Tensor, vertices: Tensor) 
     """
     own = torch.exp(-torch.cdist(marks, marks) / REACH)
     coefficients = torch.linalg.solve(own + torch.diag((spread / REACH) ** 2 + 0.02), moved)
-    return torch.exp(-torch.cdist(vertices, marks) / REACH) @ coefficients
+    moved_all: Tensor = torch.exp(-torch.cdist(vertices, marks) / REACH) @ coefficients
+    return moved_all
 
 
 def _closing_lids(mesh: FaceMesh, neutral: Tensor, deltas: Tensor) -> Tensor:

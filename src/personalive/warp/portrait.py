@@ -207,6 +207,6 @@ def _unposed(places: Tensor, depth: Tensor, weight: Tensor, head: FittedHead) ->
     posed = torch.cat([(places - head.translation) / magnified[..., None], depth[..., None]], dim=-1)
     share = weight[..., None, None]
     blend = share * head.rotation + (1 - share) * torch.eye(3, device=depth.device)
-    columns = blend.transpose(-1, -2)  # row vectors: posed = point @ blend
-    points: Tensor = torch.linalg.solve(columns, posed[..., None])[..., 0]
-    return points
+    # row vectors: posed = point @ blend
+    points: Tensor = torch.linalg.solve(blend.transpose(-1, -2), posed[..., None])
+    return points[..., 0]
