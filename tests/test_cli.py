@@ -18,7 +18,7 @@ from personalive import __version__, animate, cli, gallery, pipeline
 from personalive.animate import AnimateOptions
 from personalive.config import TOY, override
 from personalive.errors import InputError
-from personalive.rendering import builtin, people
+from personalive.rendering import builtin, face_mesh, people
 from personalive.reporting import DEBUG_VARIABLE, STOPPED, progress_bar
 from personalive.training import run as training
 from personalive.weights import find, load
@@ -358,7 +358,9 @@ def test_data_render_passes_its_options_on(command: Command, monkeypatch: pytest
         asked.append(arguments)
         return [tmp_path / "train-00000.tar"]
 
+    written: list[tuple[Path, Path]] = []
     monkeypatch.setattr(people, "render_people", render_people)
+    monkeypatch.setattr(face_mesh, "write_face_mesh", lambda *arguments: written.append(arguments))
     ended = command(
         "data", "render", "-o", "d", "--people", "3", "--face-model", "f.npz", "--size", "64", "--split", "test"
     )
@@ -382,6 +384,7 @@ def test_data_render_passes_its_options_on(command: Command, monkeypatch: pytest
         (Path("f.npz"), Path("d"), people.SEED_RANGES["test"][0], 3, 64, 2, 40, "test", True),
         (Path("f.npz"), Path("d"), 12345, 3, 128, 1, 40, "train", False),
     ]
+    assert written == [(Path("f.npz"), Path("d"))] * 2
     monkeypatch.setattr(people, "render_people", failing(KeyboardInterrupt()))
     stopped = command("data", "render", "-o", "d", "--people", "3", "--face-model", "f.npz")
     assert (stopped.code, stopped.err) == (130, "stopped; complete shards are kept, the same command goes on\n")

@@ -40,17 +40,21 @@ def render(
         int | None, typer.Option(help="Seed of the first person; default: the split's first.")
     ] = None,
 ) -> None:
-    """Render people with exact ground truth. Complete shards are kept: repeat the command to go on."""
+    """Render people with exact ground truth. Complete shards are kept: repeat the command to go on.
+
+    Beside the shards comes face_mesh.safetensors, the head mesh of the reference warp, which training reads.
+    """
     start_log(logging.INFO, "%(asctime)s %(message)s")
+    from personalive.rendering.face_mesh import write_face_mesh
     from personalive.rendering.people import SEED_RANGES, render_people
 
     if split not in SEED_RANGES:
         raise ConfigError(f"there is no split {split!r}; choose one of {', '.join(SEED_RANGES)}")
     first = SEED_RANGES[cast(Any, split)][0] if first_seed is None else first_seed
+    model = _face_model(face_model)
+    write_face_mesh(model, output)
     try:
-        shards = render_people(
-            _face_model(face_model), output, first, people, size, workers, frames, cast(Any, split), pairs
-        )
+        shards = render_people(model, output, first, people, size, workers, frames, cast(Any, split), pairs)
     except KeyboardInterrupt:
         give_up("stopped; complete shards are kept, the same command goes on", STOPPED)
     typer.echo(f"{output}: {people} people in {len(shards)} shards")

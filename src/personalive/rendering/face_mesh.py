@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from personalive.config import FaceMeshConfig
+from personalive.data.face_mesh import save_face_mesh
 from personalive.models.face_mesh import EYE, MOUTH, SKIN, FaceMesh
 from personalive.rendering.dense_landmarks import dense_landmark_vertices
-from personalive.rendering.face_model import FaceModel
+from personalive.rendering.face_model import FaceModel, load_face_model
 from personalive.rendering.ground_truth import NECK_PIVOT, TO_IMAGE_AXES, head_weight
 from personalive.rendering.mesh import HeadMesh, build_head_mesh, resting_normals
 from personalive.rendering.views import gaze_angles
@@ -17,6 +20,14 @@ from personalive.rendering.views import gaze_angles
 IDENTITIES = 32
 LOWEST = -13.0  # cm: below lie shoulders, which clothes cover
 TEETH_FROM = 7.0  # cm: z of the front teeth
+
+
+def write_face_mesh(face_model: Path, folder: Path) -> Path:
+    """Write the head mesh of a face model file (.npz) into a data folder, for training; returns its path.
+
+    Raises FaceModelError for a file that is no face model, OutputError where the folder cannot be written.
+    """
+    return save_face_mesh(build_face_mesh(load_face_model(face_model)), folder)
 
 
 def build_face_mesh(model: FaceModel) -> FaceMesh:
@@ -93,7 +104,7 @@ def _drawn(head: HeadMesh) -> NDArray[np.int32]:
         if name == "eyes":
             keep &= (normals[faces, 2] > 0).all(1)
         chosen.append(faces[keep])
-    return np.concatenate(chosen)
+    return np.asarray(np.concatenate(chosen), np.int32)
 
 
 def _mouth_walls(model: FaceModel) -> NDArray[np.bool_]:

@@ -19,8 +19,6 @@ LEAST_SPREAD = 0.01
 """No landmark is trusted to be closer than this to the truth, in picture units (1/2 of a side is 1)."""
 REACH = 1.6
 """Distance in cm over which the last displacement of a landmark fades on its surroundings."""
-
-
 LIDS = (((43, 44), (47, 46)), ((37, 38), (41, 40)))
 """Of the person's left eye (at x > 0), then of the right one: landmarks of the upper lid above those of the lower."""
 BLINK_LIMITS = (0.3, 2.5)
@@ -117,7 +115,8 @@ def _better_pose(shape: Tensor, weight: Tensor, pose: Tensor, points: Tensor, sp
     jacobian = torch.stack(columns, dim=1) * steps  # in units of the steps
     robust = 1 / (1 + (now / 4) ** 2)
     normal = jacobian.T @ (robust[:, None] * jacobian)
-    change = torch.linalg.solve(normal + 1e-3 * normal.diagonal().mean() * torch.eye(6), jacobian.T @ (robust * now))
+    damping = 1e-3 * normal.diagonal().mean() * torch.eye(6, device=pose.device)
+    change = torch.linalg.solve(normal + damping, jacobian.T @ (robust * now))
     better: Tensor = pose - change * steps
     return better
 

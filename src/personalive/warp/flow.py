@@ -87,12 +87,17 @@ def density(flow: Tensor) -> Tensor:
     """How much of the portrait's area a cell shows: (F, 1, s, s), 1 where nothing is stretched, 0 where a cell shows
     a line of the portrait or less. From a flow (F, s, s, 2).
     """
-    side = flow.shape[1]
-    padded = F.pad(flow.movedim(-1, 1), (1, 1, 1, 1), mode="replicate")
-    across = (padded[:, :, 1:-1, 2:] - padded[:, :, 1:-1, :-2]) * side / 4  # (F, 2, s, s): cells per cell
-    down = (padded[:, :, 2:, 1:-1] - padded[:, :, :-2, 1:-1]) * side / 4
+    side, maps = flow.shape[1], flow.movedim(-1, 1)
+    across = _slopes(maps) * side / 2  # (F, 2, s, s): cells per cell
+    down = _slopes(maps.transpose(-1, -2)).transpose(-1, -2) * side / 2
     area = across[:, 0] * down[:, 1] - across[:, 1] * down[:, 0]
     return F.avg_pool2d(area[:, None].clamp(0, 2), 3, 1, 1, count_include_pad=False)
+
+
+def _slopes(maps: Tensor) -> Tensor:
+    """Change of maps (..., s) per cell along the last axis: central differences, one-sided at the ends."""
+    steps = maps[..., 1:] - maps[..., :-1]
+    return torch.cat([steps[..., :1], (steps[..., 1:] + steps[..., :-1]) / 2, steps[..., -1:]], dim=-1)
 
 
 def fill(values: Tensor, weight: Tensor) -> Tensor:

@@ -35,8 +35,8 @@ class HeadDrawing:
 
     depth (s, s) cm away from the camera about the neck pivot; weight (s, s): how rigidly it follows the head; face,
     eye, mouth (s, s): 1 where the mesh, an eyeball, or what lies behind the lips is seen; lids (s, s): the surroundings
-    of the eyeballs, lips (s, s): the line between the lips; motion (E, 3, s, s) cm: what each
-    expression coefficient adds, fading out around the face; gaze (G, 3, s, s): the same of the eyeballs for glances.
+    of the eyeballs; lips (s, s): the line between the lips; motion (E, 3, s, s) cm: what each expression coefficient
+    adds, fading out around the face; gaze (G, 3, s, s): the same of the eyeballs for glances.
     """
 
     depth: Tensor
@@ -181,7 +181,7 @@ def _lid_motion(mesh: FaceMesh, head: FittedHead, drawn: Tensor, side: int) -> T
     (1, E * 3, s, s).
     """
     marks = mesh.landmarks.long()[torch.tensor(LID_EDGES)]  # (edges, 4)
-    share = torch.linspace(0, 1, LID_POINTS)[None, None, :, None]
+    share = torch.linspace(0, 1, LID_POINTS, device=drawn.device)[None, None, :, None]
 
     def between(values: Tensor) -> Tensor:
         """(edges, 4, C) -> (N, C)."""
@@ -196,7 +196,7 @@ def _lid_motion(mesh: FaceMesh, head: FittedHead, drawn: Tensor, side: int) -> T
 
 def _line(points: Tensor, side: int) -> Tensor:
     """1 in the cells within one of a line through points (N, 2), 0 elsewhere: (s, s)."""
-    share = torch.linspace(0, 1, 2 * LID_POINTS)[None, :, None]
+    share = torch.linspace(0, 1, 2 * LID_POINTS, device=points.device)[None, :, None]
     places = torch.lerp(points[:-1, None], points[1:, None], share).flatten(0, 1)
     near = torch.cdist(identity_grid(side, places).flatten(0, 1), places).amin(1) * side / 2
     return (near < LINE_REACH).float().view(side, side)
