@@ -57,6 +57,9 @@ def animate_portrait(
     translation_gain: Annotated[float | None, typer.Option(help="How strongly the head moves, 0 to 2.")] = None,
     scale_gain: Annotated[float | None, typer.Option(help="How strongly its size changes, 0 to 2.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the output if it exists.")] = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Try a picture in which no human face can be read: a drawing, an animal.")
+    ] = False,
 ) -> None:
     """Move the person in PORTRAIT as the person in DRIVING moves.
 
@@ -67,7 +70,7 @@ def animate_portrait(
     options = AnimateOptions(
         seed=seed, max_frames=max_frames, crop=cast(Any, crop), face=face, driver_face=driver_face,
         side_by_side=side_by_side, rotation_gain=rotation_gain, translation_gain=translation_gain,
-        scale_gain=scale_gain, overwrite=overwrite,
+        scale_gain=scale_gain, overwrite=overwrite, force=force,
     )  # fmt: skip
     job = prepare(portrait, driving, output, options)
 
