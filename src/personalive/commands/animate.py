@@ -43,6 +43,9 @@ def animate_portrait(
         str | None,
         typer.Option(help="LEVELSxFRAMES of the model's window instead of its own, e.g. 2x2: sooner, less steady."),
     ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the video in pixels, e.g. 512, where the model can [default: 256].")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal videos.")] = 0,
     max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
     crop: Annotated[
@@ -79,7 +82,7 @@ def animate_portrait(
 
     dtype = precision_named(precision)
     tell = lambda line: typer.echo(line, err=True)  # noqa: E731
-    networks = PersonaLive.from_pretrained(model, device, dtype, memory, decoder, runtime, window, tell)
+    networks = PersonaLive.from_pretrained(model, device, dtype, memory, decoder, runtime, window, size, tell)
     with progress_bar("animating") as progress:
         done = animate(networks, job, progress)
     typer.echo(
