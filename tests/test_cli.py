@@ -369,8 +369,8 @@ def test_data_render_passes_its_options_on(command: Command, monkeypatch: pytest
         "data", "render", "-o", "d", "--people", "3", "--face-model", "f.npz", "--first-seed", "12345", "--workers", "1"
     )
     assert asked == [
-        (Path("f.npz"), Path("d"), people.SEED_RANGES["test"][0], 3, 64, 2, 40, "test"),
-        (Path("f.npz"), Path("d"), 12345, 3, 128, 1, 40, "train"),
+        (Path("f.npz"), Path("d"), people.SEED_RANGES["test"][0], 3, 64, 2, 40, "test", True),
+        (Path("f.npz"), Path("d"), 12345, 3, 128, 1, 40, "train", True),
     ]
     assert written == [(Path("f.npz"), Path("d"))] * 2
     monkeypatch.setattr(people, "render_people", failing(KeyboardInterrupt()))

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,6 @@ from people import made_up
 from personalive.config import TOY
 from personalive.data.shards import PersonRecord, write_shard
 from personalive.training import run
-from personalive.training.clips import Corpus
 from personalive.training.loop import RunOptions
 from personalive.training.recipe import load_recipe
 
@@ -53,9 +53,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     names: list[tuple[str, ...]] = []
     build = run._build
 
-    def watched(name: str, config: object, recipe: object, folder: Path, train: Corpus, *rest: object) -> object:
-        names.append(train.names)
-        return build(name, config, recipe, folder, train, *rest)  # type: ignore[arg-type]
+    def watched(*arguments: Any) -> object:
+        names.append(next(one.train.names for one in arguments if isinstance(one, run._Data)))
+        return build(*arguments)
 
     monkeypatch.setattr(run, "_build", watched)
     return names
