@@ -23,6 +23,7 @@ from personalive.evaluation.animator import Animator, streamed
 from personalive.evaluation.crossing import cross
 from personalive.evaluation.expression import expression_alone
 from personalive.evaluation.long_stream import long_stream
+from personalive.evaluation.measures import RENDERED
 from personalive.evaluation.mesh import FaceMesh
 from personalive.evaluation.reenactment import CHANNELS, reenact
 from personalive.evaluation.report import Row, markdown, provenance, write_json
@@ -131,10 +132,10 @@ def rows(section: str, cases: list[Any]) -> list[Row]:
             for name in getattr(cases[0], part)
         ]
     if section == "crossing":
-        own = row("output nearer to the portrait", [c.nearer for c in cases], "nearer")
+        own = row(f"output nearer to the portrait{RENDERED}", [c.nearer for c in cases], "nearer")
         return [own, row("the same of true frames", [c.seen for c in cases])]
     return [
-        row("identity drift", [c.identity_drift for c in cases], "identity drift"),
+        row(f"identity drift{RENDERED}", [c.identity_drift for c in cases], "identity drift"),
         row("sharpness loss", [c.sharpness_loss for c in cases], "sharpness loss"),
         row("change ratio", [c.temporal.change_ratio for c in cases], "change ratio"),
         row("flicker ratio", [c.temporal.flicker_ratio for c in cases]),

@@ -68,6 +68,13 @@ def test_one_who_shows_the_portrait_is_the_portrait_and_does_not_move() -> None:
         assert figures.temporal > 0
 
 
+def test_of_real_people_no_identity_is_told() -> None:
+    real = [dataclasses.replace(person, truth=None) for person in people()]
+    for figures in crossed(still, real, RowReader(), frames=30):
+        assert math.isnan(figures.identity)
+        assert figures.pose > 0
+
+
 def test_where_no_face_is_found_nothing_is_measured() -> None:
     for figures in crossed(nobody, people(), RowReader(), frames=30):
         assert all(math.isnan(value) for value in (figures.identity, figures.expression, figures.pose))

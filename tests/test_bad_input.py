@@ -56,7 +56,7 @@ class Place:
         before = sorted(os.listdir(self.out))
         ended = self.command(
             "animate", portrait or self.portrait, driving or self.driving, "-o", output or self.out / "a.mp4",
-            "--model", model or self.model, "--crop", crop,
+            "--model", model or self.model, "--crop", crop, "--runtime", "eager",
         )  # fmt: skip
         assert ended.code == 1
         assert ended.out == ""
@@ -80,7 +80,17 @@ def place(tmp_path: Path, toy_model: Path, capsys: pytest.CaptureFixture[str]) -
 
 def test_the_good_inputs_are_good(place: Place) -> None:
     ended = place.command(
-        "animate", place.portrait, place.driving, "-o", place.out / "a.mp4", "--model", place.model, "--crop", "none"
+        "animate",
+        place.portrait,
+        place.driving,
+        "-o",
+        place.out / "a.mp4",
+        "--model",
+        place.model,
+        "--crop",
+        "none",
+        "--runtime",
+        "eager",
     )
     assert (ended.code, ended.err) == (0, "")
     assert os.listdir(place.out) == ["a.mp4"]
@@ -291,7 +301,10 @@ def test_ctrl_c_while_it_works(place: Place) -> None:
     """The real command in a process of its own, stopped when its temporary file is there (early, for a GIF)."""
     long = make_video(place.folder / "long.mp4", 1000, size=(64, 64), draw=partial(picture, side=64))
     (place.out / "a.gif").write_bytes(b"the old one")
-    arguments = ["animate", place.portrait, long, "-o", place.out / "a.gif", "--model", place.model, "--crop", "none"]
+    arguments = [
+        "animate", place.portrait, long, "-o", place.out / "a.gif", "--model", place.model, "--crop", "none",
+        "--runtime", "eager",
+    ]  # fmt: skip
     process = subprocess.Popen(
         [sys.executable, "-m", "personalive", *map(str, arguments)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -27,7 +27,7 @@ from personalive.weights.idle import idle_entries
 from toy import picture, toy_networks
 from toy_video import make_video
 
-HEAVY = ("torch", "diffusers", "transformers", "cv2", "av", "numpy", "PIL", "rich")
+HEAVY = ("torch", "diffusers", "transformers", "cv2", "av", "numpy", "PIL", "rich", "openvino", "onnxruntime")
 
 
 @pytest.fixture
@@ -64,10 +64,11 @@ import sys
 import personalive
 assert not set({HEAVY!r}) & set(sys.modules), "import personalive"
 from personalive.cli import main
-try:
-    main(["--help"])
-except SystemExit as ended:
-    assert ended.code == 0
+for asked in (["--help"], ["animate", "--help"]):
+    try:
+        main(asked)
+    except SystemExit as ended:
+        assert ended.code == 0
 found = set({HEAVY!r}) & set(sys.modules)
 assert not found, found
 """
@@ -79,7 +80,19 @@ assert not found, found
 def test_animate_says_where_the_file_is(command: Command, tmp_path: Path, toy_model: Path) -> None:
     driving = make_video(tmp_path / "d.mp4", 5, size=(64, 64), draw=lambda index: picture(index, 64))
     output = tmp_path / "a.mp4"
-    ended = command("animate", save_portrait(tmp_path), driving, "-o", output, "--model", toy_model, "--crop", "none")
+    ended = command(
+        "animate",
+        save_portrait(tmp_path),
+        driving,
+        "-o",
+        output,
+        "--model",
+        toy_model,
+        "--crop",
+        "none",
+        "--runtime",
+        "eager",
+    )
     assert (ended.code, ended.err) == (0, "")
     assert ended.out.startswith(f"{output}: 5 frames, 0.5 s at 10 frames/s, 32x32 pixels; made in ")
     assert ended.out.count("\n") == 1
@@ -114,7 +127,7 @@ def test_animate_passes_every_option_on(command: Command, monkeypatch: pytest.Mo
     command("animate", "a.png", "b.mp4")
     assert asked == [
         ("a.png", "b.mp4", Path("animated.mp4"), AnimateOptions()),
-        ("mini", "auto", None, "auto", "vae", "eager"),
+        ("mini", "auto", None, "auto", "vae", "auto"),
     ]
 
 
@@ -366,11 +379,23 @@ def test_data_render_passes_its_options_on(command: Command, monkeypatch: pytest
     )
     assert ended.out == "d: 3 people in 1 shards\n"
     command(
-        "data", "render", "-o", "d", "--people", "3", "--face-model", "f.npz", "--first-seed", "12345", "--workers", "1"
+        "data",
+        "render",
+        "-o",
+        "d",
+        "--people",
+        "3",
+        "--face-model",
+        "f.npz",
+        "--first-seed",
+        "12345",
+        "--workers",
+        "1",
+        "--no-pairs",
     )
     assert asked == [
         (Path("f.npz"), Path("d"), people.SEED_RANGES["test"][0], 3, 64, 2, 40, "test", True),
-        (Path("f.npz"), Path("d"), 12345, 3, 128, 1, 40, "train", True),
+        (Path("f.npz"), Path("d"), 12345, 3, 128, 1, 40, "train", False),
     ]
     assert written == [(Path("f.npz"), Path("d"))] * 2
     monkeypatch.setattr(people, "render_people", failing(KeyboardInterrupt()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -11,35 +10,26 @@ import torch
 from torch import Tensor, nn
 
 from personalive.errors import ConfigError, WeightsError
-from personalive.evaluation import networks
 from personalive.evaluation.cases import find_cases
+from personalive.evaluation.face_points import yunet
 from personalive.evaluation.frechet import frechet_distance
 from personalive.evaluation.many import open_instruments
-from personalive.evaluation.meters import Block, IdentityMeter, Instruments, ParameterMeter
+from personalive.evaluation.meters import Block, Instruments, ParameterMeter
 from personalive.evaluation.networks import (
-    ARCFACE_POINTS,
-    ARCFACE_SIDE,
     CLIP_FRAMES,
     FaceNetwork,
-    IdentityNetwork,
     NetworkFiles,
     VideoNetwork,
     lpips_distance,
     open_network,
-    similarity,
 )
+from personalive.evaluation.recogniser import ARCFACE_POINTS, EmbeddingNetwork
 from personalive.evaluation.score import score
 from personalive.evaluation.scores import summarise
 from personalive.gallery import find_portrait
 from personalive.media.frames import Pixels, load_picture
 from toy_cases import FRAMES, BrightnessReader, make_folders, video
-
-
-class MeanColour(nn.Module):
-    """An identity: the mean colour (N, 3)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.mean((2, 3))
+from toy_networks import MeanColour, onnx_file, scripted
 
 
 class Brightness(nn.Module):
@@ -82,33 +72,6 @@ class UsualI3D(nn.Module):
         return x.mean((2, 3, 4))
 
 
-def scripted(module: nn.Module, path: Path) -> Path:
-    torch.jit.script(module).save(str(path))  # type: ignore[no-untyped-call]
-    return path
-
-
-def onnx_file(path: Path, outputs: dict[str, list[int] | None], batch: int | str = "N", side: int = 112) -> Path:
-    """A graph that gives means of its input: over the picture (axes [2, 3]) or over everything but the batch."""
-    onnx = pytest.importorskip("onnx")
-    pytest.importorskip("onnxruntime")
-    make: Any = onnx.helper
-    kind = onnx.TensorProto.FLOAT
-    nodes, tensors, values = [], [], []
-    for name, axes in outputs.items():
-        chosen = [1, 2, 3] if axes is None else axes
-        tensors.append(make.make_tensor(f"{name} axes", onnx.TensorProto.INT64, [len(chosen)], chosen))
-        nodes.append(make.make_node("ReduceMean", ["in", f"{name} axes"], [f"{name} mean"], keepdims=0))
-        shape = make.make_tensor(f"{name} shape", onnx.TensorProto.INT64, [2], [-1, 1 if axes is None else 3])
-        tensors.append(shape)
-        nodes.append(make.make_node("Reshape", [f"{name} mean", f"{name} shape"], [name]))
-        values.append(make.make_tensor_value_info(name, kind, [batch, 1 if axes is None else 3]))
-    taken = make.make_tensor_value_info("in", kind, [batch, 3, side, side])
-    graph = make.make_graph(nodes, "toy", [taken], values, tensors)
-    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 18)], ir_version=9)
-    onnx.save(model, str(path))
-    return path
-
-
 def flat(level: int, frames: int = 4, side: int = 64) -> Pixels:
     return np.full((frames, side, side, 3), level, np.uint8)
 
@@ -147,7 +110,7 @@ class TestOpening:
                 np.zeros((1, 3, 8, 8), np.float32)
             )
         with pytest.raises(WeightsError, match="is not a YuNet network"):
-            networks.yunet(tmp_path / "bad.pt")
+            yunet(tmp_path / "bad.pt")
 
     def test_bad_onnx(self, tmp_path: Path) -> None:
         path = onnx_file(tmp_path / "n.onnx", {"a": None, "b": None})
@@ -178,54 +141,6 @@ class TestLpips:
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
         with pytest.raises(ConfigError, match="pip install lpips"):
             lpips_distance("alex")
-
-
-class TestIdentity:
-    def test_faces_come_aligned(self) -> None:
-        """Whatever the face's place, size and tilt, the network sees its points where it was trained to."""
-        angle, scale = np.radians(20), 1.7
-        turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-        seen = ARCFACE_POINTS @ turn.T + [90, 30]
-        back = similarity(seen, ARCFACE_POINTS)
-        np.testing.assert_allclose(seen @ back[:, :2].T + back[:, 2], ARCFACE_POINTS, atol=1e-9)
-
-        picture = np.zeros((400, 400, 3), np.uint8)
-        eye = seen[0].round().astype(int)
-        picture[eye[1] - 3 : eye[1] + 4, eye[0] - 3 : eye[0] + 4] = 255
-        shown: list[np.ndarray] = []
-
-        def remember(batch: np.ndarray) -> tuple[np.ndarray, ...]:
-            shown.append(batch)
-            return (batch.mean((2, 3)),)
-
-        IdentityNetwork(remember, lambda frame: seen).embed(picture[None])
-        assert shown[0].shape == (1, 3, ARCFACE_SIDE, ARCFACE_SIDE)
-        assert shown[0].min() == -1  # (0 - 127.5) / 127.5
-        y, x = np.unravel_index(shown[0][0, 0].argmax(), (ARCFACE_SIDE, ARCFACE_SIDE))
-        assert np.hypot(x - ARCFACE_POINTS[0, 0], y - ARCFACE_POINTS[0, 1]) < 2
-
-    def test_cosine_of_colours(self, tmp_path: Path) -> None:
-        path = onnx_file(tmp_path / "arcface.onnx", {"683": [2, 3]})
-        network = IdentityNetwork(open_network(path, ["embedding"]), lambda frame: ARCFACE_POINTS)
-        red, green = (np.zeros((2, 112, 112, 3), np.uint8) + 127 for _ in range(2))
-        red[..., 0], green[..., 1] = 255, 255
-        meter = IdentityMeter(network, red[0])
-        meter.add(Block(np.concatenate([red, green]), np.concatenate([red, green]), None))
-        cosines = meter.course()["ID-SIM"]
-        assert cosines[:2] == pytest.approx([1, 1])
-        assert cosines[2:] == pytest.approx([0, 0], abs=0.02)
-        assert meter.figures()["ID-SIM"] == pytest.approx(0.5, abs=0.01)
-
-    def test_without_alignment_it_has_another_name(self, face: Pixels, tmp_path: Path) -> None:
-        network = IdentityNetwork(open_network(scripted(MeanColour(), tmp_path / "n.pt"), ["embedding"]))
-        meter = IdentityMeter(network, face)
-        meter.add(Block(face[None], face[None], None))
-        meter.add(Block(flat(0), flat(0), None))  # nobody
-        assert list(meter.figures()) == ["identity cosine, box crop"]
-        assert meter.figures()["identity cosine, box crop"] == pytest.approx(1)
-        assert np.isnan(meter.course()["identity cosine, box crop"][1:]).all()
-        (nobody,) = IdentityMeter(network, flat(0)[0]).figures().values()
-        assert np.isnan(nobody)
 
 
 def test_expression_and_pose(face: Pixels, tmp_path: Path) -> None:
@@ -260,7 +175,7 @@ def test_a_report_with_all_networks(tmp_path: Path) -> None:
     instruments = Instruments(
         BrightnessReader(),
         lpips_distance(str(scripted(Distance(), tmp_path / "l.pt"))),
-        IdentityNetwork(
+        EmbeddingNetwork(
             open_network(scripted(MeanColour(), tmp_path / "i.pt"), ["embedding"]), lambda f: ARCFACE_POINTS
         ),
         FaceNetwork(open_network(scripted(Brightness(), tmp_path / "s.pt"), ["expression", "pose"])),

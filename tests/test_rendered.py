@@ -103,14 +103,17 @@ def test_long_streams_see_the_same_early_and_late(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(rendered, "LONG_FRAMES", 400)
     (tmp_path / "driving").mkdir()
     (tmp_path / "reference").mkdir()
+    (tmp_path / "people").mkdir()
     rising = np.stack([np.full((32, 32, 3), 8 * number, np.uint8) for number in range(30)])
     for seed in seeds()[: rendered.LONG_PEOPLE]:
         rendered.write_video(tmp_path / "driving" / f"{seed:08d}.mp4", rising)
         (tmp_path / "reference" / f"{seed:08d}.png").touch()
+        (tmp_path / "people" / f"{seed:08d}.tar").touch()
         rendered._write_long(tmp_path, seed)
     (tmp_path / "long.toml").write_text(rendered.long_manifest())
     cases, problems = read_manifest(tmp_path / "long.toml", planned=tmp_path)
     assert (len(cases), problems) == (rendered.LONG_PEOPLE, [])
+    assert cases[0].portrait_person is not None  # identity is told of rendered people only
     means = np.array([frame.pixels.mean() for frame in all_frames(cases[0].driving)])
     assert len(means) == 400
     assert abs(means[100:200] - means[300:]).max() < 2

@@ -9,15 +9,17 @@ import re
 import shutil
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from command import Command, save_toy
+from command import Command, save_portrait, save_toy
 from personalive.acceleration import choice, export
 from personalive.acceleration.choice import (
     AUTO,
@@ -40,6 +42,7 @@ from personalive.streaming import engine
 from personalive.streaming.state import batch
 from personalive.weights import find
 from toy import picture, pictures, random_signals, started, toy_networks
+from toy_video import make_video
 
 ON_CPU = ("onnxruntime", "openvino")
 TAU = {"stream__tau": 0.1, "stream__keyframes": 1}  # the first frame that may become a keyframe does
@@ -170,9 +173,70 @@ def test_auto_does_without_files_where_none_can_be_written(monkeypatch: pytest.M
     (tmp_path / "windows").write_text("a file where the folder should be")
     networks, said = toy_networks(**TAU), list[str]()
     assert choose_runtime(networks, AUTO, tmp_path / "windows", said.append) is networks
-    assert said[-1].startswith(f"the UNet is computed as it is: {tmp_path / 'windows'} cannot be made: ")
+    assert said[-1].startswith("the UNet is computed by torch, the runtime openvino does not work here: ")
+    assert f"{tmp_path / 'windows'} cannot be made: " in said[-1]
     with pytest.raises(OutputError, match="cannot be made"):
         choose_runtime(networks, "openvino", tmp_path / "windows")
+
+
+def broken(*_: object) -> Any:
+    raise RuntimeError("no CPU plugin\nof its kind")
+
+
+def untranslated(networks: Networks, path: Path, count: int) -> Path:
+    """A window pass's file with nothing inside: translating takes half a minute."""
+    return export.in_place(path, Path.touch, made_for(networks, count))
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, opened: Callable[..., Any]) -> None:
+    """A quickest runtime of the name openvino whose files need no translation."""
+    kind = dataclasses.replace(KINDS["openvino"], write=untranslated, open=opened, package=None)
+    monkeypatch.setitem(KINDS, "openvino", kind)
+    monkeypatch.setattr(choice, "quickest", lambda networks: "openvino")
+
+
+@pytest.mark.parametrize("where", ["choosing", "opening", "computing"])
+def test_auto_goes_on_without_a_runtime_that_fails(where: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It may fail when it is looked for, when it opens its files, or only when it computes."""
+    stand_in(monkeypatch, broken if where == "opening" else lambda path, networks: broken)
+    if where == "choosing":
+        monkeypatch.setattr(choice, "quickest", broken)
+    networks, said = toy_networks(**TAU), list[str]()
+    before = torch.random.get_rng_state()
+    assert choose_runtime(networks, AUTO, tmp_path, said.append) is networks
+    line = "the UNet is computed by torch, the runtime {} does not work here: no CPU plugin of its kind"
+    assert said[-1] == line.format("auto" if where == "choosing" else "openvino")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_animate_takes_the_quickest_runtime_by_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    computed: list[int] = []
+
+    def opened(path: Path, networks: Networks) -> Any:
+        unet = export.FlatWindow(own_unet(networks))
+
+        def run(*flat: Tensor) -> Tensor:
+            computed.append(1)
+            return cast(Tensor, unet(*flat))
+
+        return run
+
+    stand_in(monkeypatch, opened)
+    monkeypatch.setenv(find.HOME_VARIABLE, str(tmp_path / "home"))
+    driving = make_video(tmp_path / "d.mp4", 5, size=(64, 64), draw=lambda index: picture(index, 64))
+    start: list[str | Path] = ["animate", save_portrait(tmp_path), driving, "--model", save_toy(tmp_path)]
+    start += ["--crop", "none", "-o"]
+    ended = Command(capsys)(*start, tmp_path / "a.mp4")
+    assert (ended.code, ended.err.count("\n")) == (0, 1)
+    assert "files of the window pass" in ended.err
+    assert len(computed) > 1
+    monkeypatch.setitem(KINDS, "openvino", dataclasses.replace(KINDS["openvino"], open=broken))
+    ended = Command(capsys)(*start, tmp_path / "b.mp4")
+    assert ended.code == 0
+    assert ended.err.startswith("the UNet is computed by torch, the runtime openvino does not work here: ")
+    assert (tmp_path / "b.mp4").read_bytes() == (tmp_path / "a.mp4").read_bytes()
 
 
 def test_bfloat16_wants_the_instructions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

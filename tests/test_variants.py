@@ -125,7 +125,7 @@ def test_the_command_keeps_and_goes_on(
         ("full", "p2", "p1"), ("tau 15", "p1", "p2"),
     ]  # fmt: skip
     assert float(lines[0]["temporal"]) > 0
-    assert lines[0]["identity"] == ""
+    assert lines[0]["identity (rendered people)"] == ""
     assert (tmp_path / "out" / "variants.html").exists()
     assert "two variants are called" in command(*start, "--variant", "a=mini", "--variant", "a=mini").err
     (kept,) = (path for path in (tmp_path / "out" / "kept").iterdir() if '"full"' in path.read_text())

@@ -101,4 +101,4 @@ def _triangles() -> Tensor:
     start = torch.tensor(corner)
     upper = torch.stack([start, start + 1, start + COLUMNS], dim=1)
     lower = torch.stack([start + 1, start + COLUMNS + 1, start + COLUMNS], dim=1)
-    return torch.cat([upper, lower]).int()
+    return torch.cat([upper, lower]).short()

@@ -177,9 +177,9 @@ class KeypointConfig:
 class FaceMeshConfig:
     """How large the head mesh of the reference warp is (`models/face_mesh.py`)."""
 
-    vertices: int = 15227
-    triangles: int = 29477
-    identities: int = 32
+    vertices: int = 14830
+    triangles: int = 28668
+    identities: int = 24
     expressions: int = 53
     landmarks: int = 256
 
@@ -465,6 +465,9 @@ def from_json(text: str) -> ModelConfig:
         data = json.loads(text)
     except json.JSONDecodeError as error:
         raise ConfigError(f"the configuration is not JSON: {error}") from error
+    if isinstance(data, dict):
+        missing = [part.name for part in dataclasses.fields(ModelConfig) if part.name not in data]
+        _require(not missing, f"config: no {', '.join(missing)}: it was made by another version")
     return build(ModelConfig, data, "config")
 
 

@@ -63,8 +63,9 @@ class PersonaLive:
         decoder: "vae", the model's own; "taesd", the tiny one (`personalive download taesd`); or a file of its kind.
         runtime: what computes the denoising UNet: "eager", "compile" (with the decoder), "aoti" (compiled once, kept),
         on a CPU "onnxruntime", "openvino" or "openvino-bfloat16" (with the decoder, rounded), on a GPU "cuda-graphs"
-        (compiled and recorded) or "tensorrt"; the path of a file, or a folder, of `personalive export`; or "auto"
-        (`acceleration.choice.quickest`).
+        (compiled and recorded) or "tensorrt"; the path of a file, or a folder, of `personalive export`; or "auto", the
+        default of the commands: `acceleration.choice.quickest`. The default here is "eager": it writes no files, and
+        its frames are the same whatever is installed.
         window: LEVELSxFRAMES instead of the model's own ("4x4"): "2x2" shows a frame three driving frames later, not
         fifteen; "live" is what `serve` takes (`config.with_window`).
         Raises WeightsError for a checkpoint that cannot be used, and ConfigError for a device that is not there or has

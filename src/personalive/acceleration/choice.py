@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import importlib.util
+import logging
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,15 @@ import torch
 from torch.torch_version import TorchVersion
 
 from personalive.acceleration.compile import compile_decoder, compile_window
-from personalive.acceleration.export import export_onnx, export_package, made_package, open_package, unflattened
+from personalive.acceleration.export import (
+    FlatWindow,
+    example,
+    export_onnx,
+    export_package,
+    made_package,
+    open_package,
+    unflattened,
+)
 from personalive.acceleration.made import Made, made_for, read_made
 from personalive.acceleration.runtimes import FlatRun, decode_by_openvino, has_bfloat16, open_onnx, open_openvino
 from personalive.acceleration.swap import WindowPass, each_session, own_unet, swap
@@ -22,6 +31,8 @@ from personalive.acceleration.tensorrt import export_engine, made_engine, open_e
 from personalive.contracts import Networks
 from personalive.errors import ConfigError, OutputError
 from personalive.weights.record import unheard
+
+logger = logging.getLogger(__name__)
 
 EAGER, COMPILE, GRAPHS, AUTO = "eager", "compile", "cuda-graphs", "auto"
 BFLOAT16 = "openvino-bfloat16"
@@ -98,7 +109,7 @@ def choose_runtime(networks: Networks, name: str, folder: Path, tell: Callable[[
     Those of `KINDS` take one file for each number of keyframes: made at the first time, which takes a minute for the
     built-in model, and kept in `folder` under a name that stands for everything inside. A `name` that is none of them
     is the path of such a file, or of a folder of them; for other numbers of keyframes the UNet goes its own way.
-    "auto" is `quickest`, or eager where its files cannot be written.
+    "auto" is `quickest`, or eager, with one line to `tell`, where that does not work on this machine.
 
     Raises:
         ConfigError: there is no such runtime, it is not installed, or it is for another device.
@@ -106,11 +117,7 @@ def choose_runtime(networks: Networks, name: str, folder: Path, tell: Callable[[
         WeightsError: a file was made for another model, device or precision, or is damaged.
     """
     if name == AUTO:
-        try:
-            return choose_runtime(networks, quickest(networks), folder, tell)
-        except OutputError as error:  # nobody asked for files
-            tell(f"the UNet is computed as it is: {error}")
-            return networks
+        return _quickest_that_works(networks, folder, tell)
     if name == EAGER:
         return networks
     if name == COMPILE:
@@ -136,6 +143,31 @@ def choose_runtime(networks: Networks, name: str, folder: Path, tell: Callable[[
     swapped = swap(networks, windows)
     rest = KINDS[name].rest if name in KINDS else None
     return swapped if rest is None else rest(swapped)
+
+
+def _quickest_that_works(networks: Networks, folder: Path, tell: Callable[[str], object]) -> Networks:
+    """The networks in `quickest`, tried once; as they are where that fails in whatever way: nobody asked for it."""
+    name = AUTO
+    try:
+        with torch.random.fork_rng(devices=[]):  # examples are random, whoever draws next must not notice
+            name = quickest(networks)
+            chosen = choose_runtime(networks, name, folder, tell)
+            if name != EAGER:
+                _try_once(chosen)
+    except Exception as error:  # runtimes fail with errors of their own, which have no common type
+        logger.debug("runtime %s", name, exc_info=True)
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        tell(f"the UNet is computed by torch, the runtime {name} does not work here: {said}")
+        return networks
+    return chosen
+
+
+@torch.no_grad()
+def _try_once(networks: Networks) -> None:
+    """Computes one window and decodes one frame."""
+    config = networks.config
+    FlatWindow(networks.denoising_unet)(*example(networks, 0))
+    networks.autoencoder.decode(torch.zeros(1, config.unet.latent_channels, *[config.latent_size] * 2))
 
 
 def check_graphs(networks: Networks) -> None:

@@ -33,11 +33,12 @@ def animate_portrait(
     runtime: Annotated[
         str,
         typer.Option(
-            help="What computes the UNet: eager, compile, aoti (compiled once, kept); on a CPU also onnxruntime, "
-            "openvino, openvino-bfloat16 (quickest, rounds), on a GPU cuda-graphs, tensorrt; or a file (or a folder of "
-            "them) that `personalive export` wrote; auto: the quickest that is installed."
+            help="What computes the UNet: auto (the quickest installed; the first time it takes a minute), "
+            "eager, compile, aoti (compiled once, kept); on a CPU also onnxruntime, openvino, openvino-bfloat16 "
+            "(quickest, rounds), on a GPU cuda-graphs, tensorrt; or a file (or a folder of them) that `personalive "
+            "export` wrote."
         ),
-    ] = "eager",
+    ] = "auto",
     window: Annotated[
         str | None,
         typer.Option(help="LEVELSxFRAMES of the model's window instead of its own, e.g. 2x2: sooner, less steady."),

@@ -62,8 +62,17 @@ def evaluate_videos(
     lpips: Annotated[
         str | None, typer.Option(help="LPIPS and tLP: alex, vgg or squeeze (pip install lpips), or a TorchScript file.")
     ] = None,
-    identity: Annotated[Path | None, typer.Option(help="ID-SIM: an ArcFace-like network, ONNX or TorchScript.")] = None,
-    face_landmarks: Annotated[Path | None, typer.Option(help="A YuNet ONNX file, to align faces for ID-SIM.")] = None,
+    identity: Annotated[
+        str | None,
+        typer.Option(
+            help="Who it is, of real people: a face recognition network's file, ONNX or TorchScript (of ArcFace for "
+            "ID-SIM), or an installed package: face_recognition, insightface."
+        ),
+    ] = None,
+    face_landmarks: Annotated[
+        Path | None,
+        typer.Option(help="A YuNet ONNX file, to align faces for --identity [default: --face-mesh, or eyes]."),
+    ] = None,
     face_parameters: Annotated[
         Path | None, typer.Option(help="AED and APD: a SMIRK-like network, ONNX or TorchScript.")
     ] = None,
@@ -80,6 +89,7 @@ def evaluate_videos(
     """
     from personalive.evaluation.beside import read_system, system_of
     from personalive.evaluation.exact import gallery_of
+    from personalive.evaluation.many import with_scale
     from personalive.evaluation.networks import NetworkFiles
     from personalive.evaluation.page import Report, Shown
     from personalive.evaluation.scores import summarise, with_run, write_report
@@ -101,12 +111,16 @@ def evaluate_videos(
         cases, runs, bad, source = own.animate(cases, output, skip_bad)
         source |= next(({"peak memory": run.source["peak memory"]} for run in runs.values()), {})
         problems += bad
+    if identity is not None:
+        source |= {"face recogniser": _recogniser(networks)}
     finished, bad = _measured(cases, networks, output, gallery, max_frames, workers, skip_bad)
     problems += bad
     if not finished:
         raise InputError(f"none of the {len(problems)} cases could be scored: {problems[0]}")
-    scored = [with_run(case.scored, runs.get(case.scored.figures.name)) for case in finished]
-    rows, place, names = summarise(scored), {case.name: case for case in cases}, [one.figures.name for one in scored]
+    place, names = {case.name: case for case in cases}, [case.scored.figures.name for case in finished]
+    scored = with_scale([place[name] for name in names], [case.scored for case in finished])
+    scored = [with_run(one, runs.get(one.figures.name)) for one in scored]
+    rows = summarise(scored)
     systems = [system_of(rows, source), *(read_system(path, names) for path in beside or [])]
     shown = {name: Shown(f.strip(), f.clip(), _panes(place[name])) for name, f in zip(names, finished, strict=True)}
     report = Report(rows, [one.figures for one in scored], problems, source, systems, shown)
@@ -220,6 +234,19 @@ def _stated(system: str, fps: float | None, timed_on: str) -> dict[str, str]:
     from personalive.evaluation.report import provenance
 
     return provenance(system) | ({} if fps is None else {SPEED: f"{fps:g}", TIMED_ON: timed_on})
+
+
+def _recogniser(networks: NetworkFiles) -> str:
+    """What the face recogniser is and how faces are brought to it, for the report."""
+    from personalive.evaluation.networks import RECOGNISER_PACKAGES
+
+    key = networks.key()["identity"]
+    if networks.identity in RECOGNISER_PACKAGES:
+        return key
+    aligned = (
+        "YuNet" if networks.landmarks is not None else "the face mesh" if networks.mesh is not None else "the eyes"
+    )
+    return f"{Path(str(networks.identity)).name} (sha256 {key[:12]}), faces aligned by {aligned}"
 
 
 def _measured(

@@ -16,6 +16,7 @@ from personalive.data.landmarks import EXPRESSION
 from personalive.data.shards import PersonRecord
 from personalive.evaluation.animator import Animator, Reader
 from personalive.evaluation.exact import course_error
+from personalive.evaluation.measures import RENDERED
 from personalive.evaluation.temporal import compare, ping_pong
 from personalive.evaluation.yardstick import SIGNALS, identity_distance
 from personalive.media.frames import resize_to
@@ -38,6 +39,9 @@ MEASURES: dict[str, tuple[str, bool]] = {
     "temporal": ("tLP", False),
 }
 """Our measure -> the paper's that it stands beside, and whether more is better."""
+
+TITLES = {name: f"{name}{RENDERED}" if name == "identity" else name for name in MEASURES}
+"""Our measure -> how tables call it: the yardstick tells rendered people apart, and nobody else."""
 
 
 def _paper(identity: float, expression: float, pose: float, temporal: float) -> dict[str, float]:
@@ -72,7 +76,8 @@ PAPER_TAU = {
 class CrossedFigures:
     """One portrait driven by another person. NaN: no face found.
 
-    identity: mean cosine to the portrait, -1..1, more is better. expression: mean absolute error of the four expression
+    identity: mean cosine to the portrait as the yardstick sees it, -1..1, more is better; of rendered people only.
+    expression: mean absolute error of the four expression
     signals' course over time, each in its deviation in the driver, 0 at best. pose: mean absolute error of pitch, yaw
     and roll in degrees. temporal: mean difference of the frame-to-frame change from the driver's (`temporal.compare`).
     """
@@ -108,5 +113,7 @@ def _crossed(
     count = len(EXPRESSION)
     expression = course_error(made.signals[:, :count], true.signals[:, :count], least=[1e-6] * count)
     angles = np.abs(made.signals[:, count : len(SIGNALS)] - true.signals[:, count : len(SIGNALS)]).mean()
-    identity = 1 - identity_distance(made.identity, own.identity).mean()
-    return CrossedFigures(portrait.name, driver.name, float(identity), expression, float(angles), temporal)
+    identity = float("nan")
+    if portrait.truth is not None:
+        identity = float(1 - identity_distance(made.identity, own.identity).mean())
+    return CrossedFigures(portrait.name, driver.name, identity, expression, float(angles), temporal)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from personalive.errors import OutputError
 from personalive.evaluation import plots
-from personalive.evaluation.ablations import MEASURES
+from personalive.evaluation.ablations import MEASURES, TITLES
 from personalive.evaluation.page import heading, note, table
 from personalive.evaluation.plots import number
 from personalive.evaluation.report import Row, provenance, write_json
@@ -21,14 +21,14 @@ from personalive.evaluation.variants import table as markdown
 def write_comparison(folder: Path, found: Sequence[VariantFigures]) -> str:
     """variants.json, .csv, .md and .html in `folder`; the Markdown table. Raises OutputError."""
     source = provenance(", ".join(figures.name for figures in found))
-    rows = [Row(v.name, m, v.estimate(m), higher=higher) for v in found for m, (_, higher) in MEASURES.items()]
+    rows = [Row(v.name, TITLES[m], v.estimate(m), higher=higher) for v in found for m, (_, higher) in MEASURES.items()]
     text = markdown(found)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / "variants.json", rows, source, {"variants": list(found)})
         with (folder / "variants.csv").open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(["variant", "portrait", "driver", *MEASURES, "frames per second"])
+            writer.writerow(["variant", "portrait", "driver", *TITLES.values(), "frames per second"])
             for variant in found:
                 for case in variant.cases:
                     values = [getattr(case, name) for name in MEASURES]
@@ -45,7 +45,7 @@ def page(found: Sequence[VariantFigures], source: dict[str, str]) -> str:
     """A table, speed against each measure, and each variant's crossings as dots."""
     head = ["variant", "frames/s"]
     for name, (theirs, higher) in MEASURES.items():
-        head += [f"{name} {'↑' if higher else '↓'}", f"paper: {theirs}"]
+        head += [f"{TITLES[name]} {'↑' if higher else '↓'}", f"paper: {theirs}"]
     lines, planes, dots = [], [], []
     for figures in found:
         published = paper(figures.name) or {}
@@ -54,7 +54,7 @@ def page(found: Sequence[VariantFigures], source: dict[str, str]) -> str:
             cells += [number(figures.estimate(name).mean), number(published.get(name, math.nan))]
         lines.append(cells)
     for name, (_, higher) in MEASURES.items():
-        title = f"{name} ({'higher' if higher else 'lower'} is better)"
+        title = f"{TITLES[name]} ({'higher' if higher else 'lower'} is better)"
         points = {v.name: (v.speed, v.estimate(name).mean) for v in found if v.speed > 0}
         known = {variant: point for variant, point in points.items() if not math.isnan(point[1])}
         if len(known) > 1:

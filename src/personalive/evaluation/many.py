@@ -13,7 +13,7 @@ import json
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +25,12 @@ from personalive.evaluation import networks
 from personalive.evaluation.cases import Case, hashed
 from personalive.evaluation.clips import clip, strip
 from personalive.evaluation.exact import load_exact, portrait_identities
+from personalive.evaluation.face_points import mesh_points, yunet
+from personalive.evaluation.identity import CaseEmbeddings, scale_figures
 from personalive.evaluation.mesh import FaceMesh
 from personalive.evaluation.meters import Instruments
-from personalive.evaluation.networks import FaceNetwork, IdentityNetwork, NetworkFiles, VideoNetwork
+from personalive.evaluation.networks import FaceNetwork, NetworkFiles, VideoNetwork
+from personalive.evaluation.recogniser import open_recogniser
 from personalive.evaluation.report import provenance
 from personalive.evaluation.score import VERSION, Scored, VideoFigures, score
 from personalive.evaluation.yardstick import Array, Yardstick, packaged
@@ -89,6 +92,15 @@ def measure_all(
     return [r for r in results if isinstance(r, Finished)], [r for r in results if isinstance(r, str)]
 
 
+def with_scale(cases: Sequence[Case], scored: Sequence[Scored]) -> list[Scored]:
+    """Return scored cases with what their cosines of identity are held against (identity.py) among their figures."""
+    found = scale_figures(cases, [one.faces for one in scored], _hash_once)
+    return [
+        replace(one, figures=replace(one.figures, figures=one.figures.figures | more))
+        for one, more in zip(scored, found, strict=True)
+    ]
+
+
 @dataclass(frozen=True)
 class _Asked:
     """What every case of a run is measured with, and where it is kept."""
@@ -102,15 +114,15 @@ class _Asked:
 @functools.cache
 def open_instruments(files: NetworkFiles) -> Instruments:
     """The networks, opened once in each process. Raises WeightsError or ConfigError for what cannot be used."""
-    points = None if files.landmarks is None else networks.yunet(files.landmarks)
-    identity, face = files.identity, files.face
+    mesh, face = None if files.mesh is None else FaceMesh(files.mesh), files.face
+    points = yunet(files.landmarks) if files.landmarks is not None else None if mesh is None else mesh_points(mesh)
     return Instruments(
         reader=Yardstick.load(),
         lpips=None if files.lpips is None else networks.lpips_distance(files.lpips),
-        identity=None if identity is None else IdentityNetwork(networks.open_network(identity, ["embedding"]), points),
+        identity=None if files.identity is None else open_recogniser(files.identity, points),
         face=None if face is None else FaceNetwork(networks.open_network(face, ["expression", "pose"])),
         video=None if files.video is None else VideoNetwork(files.video),
-        mesh=None if files.mesh is None else FaceMesh(files.mesh),
+        mesh=mesh,
     )
 
 
@@ -150,7 +162,8 @@ def _keep(place: Path, scored: Scored, case: Case) -> None:
         partial.mkdir()
         (partial / "strip.jpg").write_bytes(strip(case, scored.figures.frames))
         (partial / "clip.webm").write_bytes(clip(case, scored.figures.frames))
-        np.savez_compressed(partial / "features.npz", made=scored.features[0], true=scored.features[1])
+        faces = {} if scored.faces is None else asdict(scored.faces)
+        np.savez_compressed(partial / "features.npz", made=scored.features[0], true=scored.features[1], **faces)
         measured = {name: value for name, value in provenance("").items() if name in ("commit", "machine", "date")}
         text = json.dumps(asdict(scored.figures) | {"source": measured})
         (partial / "figures.json").write_text(text, "utf-8")  # with NaN, which only this program reads
@@ -168,7 +181,9 @@ def load(place: Path) -> Scored:
         entries["over_time"] = {name: tuple(values) for name, values in entries["over_time"].items()}
         with np.load(place / "features.npz") as stored:
             features = stored["made"], stored["true"]
+            parts = {name: stored[name] for name in ("portrait", "output", "driver") if name in stored}
+            faces = CaseEmbeddings(str(stored["measure"]), **parts) if parts else None
         figures = VideoFigures(**entries)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{place} is not a finished case; delete it and repeat the command") from error
-    return Scored(figures, features)
+    return Scored(figures, features, faces)

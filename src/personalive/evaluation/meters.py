@@ -11,11 +11,15 @@ import torch
 
 from personalive.evaluation import metrics
 from personalive.evaluation.animator import Reader
+from personalive.evaluation.cases import Case
 from personalive.evaluation.exact import Exact, exact_figures
 from personalive.evaluation.expression import MOVES
+from personalive.evaluation.identity import CaseEmbeddings, cosines, joined, spread
 from personalive.evaluation.long_stream import drift
-from personalive.evaluation.mesh import MESH_SIGNALS, MeshTracker, Tracked, mesh_figures
-from personalive.evaluation.networks import CLIP_FRAMES, FaceNetwork, IdentityNetwork, VideoNetwork
+from personalive.evaluation.measures import RENDERED
+from personalive.evaluation.mesh import MESH_SIGNALS, Flags, MeshTracker, Tracked, mesh_figures
+from personalive.evaluation.networks import CLIP_FRAMES, FaceNetwork, VideoNetwork
+from personalive.evaluation.recogniser import FaceRecogniser
 from personalive.evaluation.statistics import correlation
 from personalive.evaluation.temporal import Distance, TemporalMeter
 from personalive.evaluation.yardstick import IDENTITY_SIZE, SIGNALS, Array, identity_distance
@@ -24,6 +28,9 @@ from personalive.media.frames import Pixels, to_unit
 STEADY = 2.0
 """Least standard deviation of an angle that the yardstick reads in a driver, degrees, some three times its own noise
 on real drivers: below it there is no turning to follow. Of expression: `expression.MOVES`."""
+
+DRIVER_STEP = 5
+"""Every so many frames of a driver a face recogniser looks at it: only for what its person's own frames differ by."""
 
 MOST_PSNR = 100.0  # of a frame, dB: equal frames would make every mean infinite
 
@@ -146,15 +153,15 @@ class SharpnessMeter:
 
 
 class TrackerMeter:
-    """What the yardstick (or another reader) sees: whose face it is, and whether it follows the driver's.
+    """What the yardstick (or another reader) sees: whether a face follows the driver's; of rendered people, who it is.
 
     With `exact`, of rendered people, also how far that is from what is known (`exact.exact_figures`).
     """
 
-    def __init__(self, reader: Reader, portrait: Pixels, cross: bool, exact: Exact | None = None) -> None:
+    def __init__(self, reader: Reader, portrait: Pixels, case: Case, exact: Exact | None = None) -> None:
         read = reader.read(portrait[None])
         self._own = None if read is None else read.identity[0]
-        self._cross, self._exact = cross, exact
+        self._case, self._exact = case, exact
         self._made, self._drove = _Seen(reader), _Seen(reader)
 
     def add(self, block: Block) -> None:
@@ -164,29 +171,34 @@ class TrackerMeter:
 
     def figures(self) -> dict[str, float]:
         """Of all frames so far."""
-        gaps = self._made.distances(self._own)
-        figures = {"identity distance": mean(gaps)}
-        away = drift(gaps)
-        if not np.isnan(away):
-            figures["identity drift"] = away
-        if self._cross:
-            foreign = self._made.distances(self._drove.first_identity())
-            known = ~np.isnan(gaps) & ~np.isnan(foreign)
-            figures["nearer to the portrait"] = mean(np.where(known, gaps < foreign, np.nan))
+        figures = {} if self._case.portrait_person is None else self._identity_figures()
         if self._exact is not None:
-            drove = None if self._cross else self._drove.identity()
+            drove = None if self._case.cross else self._drove.identity()
             parts = self._made.signals(), self._drove.signals(), self._made.identity(), drove
             figures |= exact_figures(self._exact, *parts)
         return figures | {f"follows {name}": self._made.follows(self._drove, name) for name in SIGNALS}
 
+    def _identity_figures(self) -> dict[str, float]:
+        gaps = self._made.distances(self._own)
+        figures = {f"identity distance{RENDERED}": mean(gaps)}
+        away = drift(gaps)
+        if not np.isnan(away):
+            figures[f"identity drift{RENDERED}"] = away
+        if self._case.cross and self._case.driver_person is not None:
+            foreign = self._made.distances(self._drove.first_identity())
+            figures[f"nearer to the portrait{RENDERED}"] = share(gaps < foreign, gaps + foreign)
+        return figures
+
     def course(self) -> Course:
-        """The identity distance, and the signals that a viewer sees best, of driver and output."""
+        """The signals that a viewer sees best, of driver and output; of rendered people the identity distance, too."""
         signals = {
             f"{name} by the yardstick, {whose}": tuple(seen.signal(name).tolist())
             for name in ("mouth", "blink", "yaw")
             for whose, seen in (("driver", self._drove), ("output", self._made))
         }
-        return {"identity distance": tuple(self._made.distances(self._own).tolist())} | signals
+        if self._case.portrait_person is None:
+            return signals
+        return {f"identity distance{RENDERED}": tuple(self._made.distances(self._own).tolist())} | signals
 
 
 class MeshMeter:
@@ -215,26 +227,45 @@ class MeshMeter:
 
 
 class IdentityMeter:
-    """Mean cosine of an ArcFace-like network between output and portrait."""
+    """Mean cosine of a face recogniser between output and portrait; crossed, whether the driver is further away.
 
-    def __init__(self, network: IdentityNetwork, portrait: Pixels) -> None:
-        self._network = network
-        self._own = network.embed(portrait[None])[0]
-        self._cosines: list[float] = []
+    Of videos of minutes also the drift: by how much the distance, 1 - cosine, grows.
+    """
+
+    def __init__(self, recogniser: FaceRecogniser, portrait: Pixels, cross: bool = False) -> None:
+        self._recogniser, self._cross = recogniser, cross
+        self._own = recogniser.embed(portrait[None])[0]
+        self._made: list[Array] = []
+        self._drove: list[Array] = []
 
     def add(self, block: Block) -> None:
         """The next frames."""
-        found = self._network.embed(block.generated)
-        nobody = found.shape[1] != len(self._own)  # in the portrait or in the whole block
-        self._cosines += [float("nan")] * len(found) if nobody else (found @ self._own).tolist()
+        self._made.append(self._recogniser.embed(block.generated))
+        self._drove.append(self._recogniser.embed(block.driver[::DRIVER_STEP]))
 
     def figures(self) -> dict[str, float]:
-        """The mean over frames with a face."""
-        return {self._network.measure: mean(np.array(self._cosines, np.float64))}
+        """Means over frames with a face."""
+        near = self._cosines()
+        figures = {self._recogniser.measure: mean(near)}
+        away = drift(1 - near)
+        if not np.isnan(away):
+            figures["identity drift"] = away
+        if self._cross:
+            foreign = cosines(joined(self._made), joined(self._drove)[0])
+            figures["nearer to the portrait"] = share(near > foreign, near + foreign)
+        return figures
 
     def course(self) -> Course:
         """The cosine."""
-        return {self._network.measure: tuple(self._cosines)}
+        return {self._recogniser.measure: tuple(self._cosines().tolist())}
+
+    def embeddings(self) -> CaseEmbeddings:
+        """Return what the scale of the figure is made of, see identity.py."""
+        made, drove = spread(joined(self._made)), spread(joined(self._drove))
+        return CaseEmbeddings(self._recogniser.measure, self._own, made, drove)
+
+    def _cosines(self) -> Array:
+        return cosines(joined(self._made), self._own)
 
 
 class ParameterMeter:
@@ -303,29 +334,34 @@ class Instruments:
 
     reader: Reader
     lpips: Distance | None = None
-    identity: IdentityNetwork | None = None
+    identity: FaceRecogniser | None = None
     face: FaceNetwork | None = None
     video: VideoNetwork | None = None
     mesh: MeshTracker | None = None
 
-    def meters(self, portrait: Pixels, cross: bool, exact: Exact | None = None) -> list[Meter]:
-        """Fresh meters for one case."""
+    def meters(self, portrait: Pixels, case: Case, exact: Exact | None = None) -> list[Meter]:
+        """Return fresh meters for one case."""
         chosen: list[Meter] = [PixelMeter(self.lpips), ChangeMeter(self.lpips), SharpnessMeter()]
         if self.identity is not None:
-            chosen.append(IdentityMeter(self.identity, portrait))
+            chosen.append(IdentityMeter(self.identity, portrait, case.cross))
         if self.face is not None:
             chosen.append(ParameterMeter(self.face))
         if self.video is not None:
             chosen.append(ClipFeatures(self.video))
         if self.mesh is not None:
             chosen.append(MeshMeter(self.mesh))
-        return [*chosen, TrackerMeter(self.reader, portrait, cross, exact)]
+        return [*chosen, TrackerMeter(self.reader, portrait, case, exact)]
 
 
 def mean(values: Array) -> float:
     """Of what is known; NaN where nothing is."""
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")
+
+
+def share(wanted: Flags, known: Array) -> float:
+    """Return the share of `wanted` (F,) where `known` (F,) is not NaN; NaN where it always is."""
+    return mean(np.where(np.isnan(known), np.nan, wanted))
 
 
 class _Seen:

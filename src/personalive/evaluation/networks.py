@@ -5,6 +5,7 @@ What each has to take and to give is written at its class; docs/evaluation.md sa
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -20,7 +21,7 @@ from torch.nn import functional
 
 from personalive.errors import ConfigError, WeightsError
 from personalive.evaluation.temporal import Distance
-from personalive.evaluation.yardstick import Array, face_boxes, unit
+from personalive.evaluation.yardstick import Array, face_boxes
 from personalive.media.frames import Pixels, to_unit
 from personalive.weights.record import sha256_of
 
@@ -28,16 +29,10 @@ FloatArray: TypeAlias = NDArray[np.float32]
 Run: TypeAlias = Callable[[FloatArray], tuple[FloatArray, ...]]
 """A batch (N, 3, H, W) -> what the network gives, each with N rows."""
 
-FacePoints: TypeAlias = Callable[[Pixels], Array | None]
-"""A frame -> eyes, nose tip and mouth corners (5, 2) in pixels, the left of the picture first; None: no face."""
-
 LPIPS_TRUNKS = ("alex", "vgg", "squeeze")
 
-ARCFACE_SIDE = 112
-ARCFACE_POINTS = np.array(
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]]
-)
-"""Where ArcFace networks are trained to see eyes, nose tip and mouth corners in 112x112 pixels (InsightFace)."""
+RECOGNISER_PACKAGES = ("face_recognition", "insightface")
+"""Installed packages that may be named instead of a face recognition network's file: see recogniser.py."""
 
 FACE_SIDE = 224
 FACE_REACH = 1.4  # side of the crop for face parameters, in sides of the detected square
@@ -48,24 +43,35 @@ CLIP_FRAMES, CLIP_SIDE = 16, 224
 class NetworkFiles:
     """Which networks to measure with; None: that measure is not taken.
 
-    lpips: a name of LPIPS_TRUNKS, or a file; mesh: a Python that has mediapipe (see `mesh.FaceMesh`).
+    lpips: a name of LPIPS_TRUNKS, or a file; identity: one of RECOGNISER_PACKAGES, or a file; mesh: a Python that has
+    mediapipe (see `mesh.FaceMesh`).
     """
 
     lpips: str | None = None
-    identity: Path | None = None
+    identity: str | None = None
     landmarks: Path | None = None
     face: Path | None = None
     video: Path | None = None
     mesh: str | None = None
 
     def key(self) -> dict[str, str]:
-        """What tells these networks from others: names, and hashes of files. Raises WeightsError for a missing one."""
+        """Return what tells these networks from others: names, versions of packages, and hashes of files.
+
+        Raises WeightsError for a missing file.
+        """
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {
-            name: str(value) if value in LPIPS_TRUNKS else "mediapipe" if name == "mesh" else file_hash(Path(value))
-            for name, value in given.items()
-            if value is not None
-        }
+        return {name: _key(name, str(value)) for name, value in given.items() if value is not None}
+
+
+def _key(name: str, value: str) -> str:
+    if name == "mesh":
+        return "mediapipe"
+    if value in RECOGNISER_PACKAGES and name == "identity":
+        try:
+            return f"{value} {importlib.metadata.version(value)}"
+        except importlib.metadata.PackageNotFoundError:  # opening it says what to do
+            return value
+    return value if value in LPIPS_TRUNKS else file_hash(Path(value))
 
 
 def file_hash(path: Path) -> str:
@@ -87,15 +93,30 @@ def open_network(path: Path, outputs: Sequence[str]) -> Run:
     return _onnx(path, outputs) if path.suffix.lower() == ".onnx" else _scripted(path, outputs)
 
 
-def _onnx(path: Path, outputs: Sequence[str]) -> Run:
+def input_shape(path: Path) -> list[int | None] | None:
+    """Return the shape of an ONNX file's first input, None for a size that is left open; None for TorchScript.
+
+    Raises WeightsError for a file that cannot be read.
+    """
+    if path.suffix.lower() != ".onnx":
+        return None
+    return [size if isinstance(size, int) else None for size in _session(path).get_inputs()[0].shape]
+
+
+def _session(path: Path) -> Any:
     import onnxruntime
 
+    file_hash(path)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = max(1, torch.get_num_threads())
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=onnxruntime.get_available_providers())
+        return onnxruntime.InferenceSession(str(path), options, providers=onnxruntime.get_available_providers())
     except Exception as error:  # onnxruntime's own exceptions have no common root
         raise WeightsError(f"{path} is not an ONNX network: {' '.join(str(error).split())[:200]}") from error
+
+
+def _onnx(path: Path, outputs: Sequence[str]) -> Run:
+    session = _session(path)
     taken = session.get_inputs()[0]
     names = [output.name for output in session.get_outputs()]
     if len(outputs) == 1 and outputs[0] not in names:
@@ -182,38 +203,6 @@ def _lpips_trunk(trunk: str) -> Any:
     raise ConfigError(f"--lpips {trunk} needs the packages lpips and torchvision: pip install lpips")
 
 
-class IdentityNetwork:
-    """An ArcFace-like network: faces (N, 3, 112, 112), RGB, (pixel - 127.5) / 127.5 -> embeddings (N, D).
-
-    With `points` the face is brought to ARCFACE_POINTS by a similarity, as such networks are trained, and the figure is
-    ID-SIM; without, it is cut out around the detector's square, which lowers all cosines: that figure has another name.
-    """
-
-    def __init__(self, run: Run, points: FacePoints | None = None) -> None:
-        self._run, self._points = run, points
-        self.measure = "identity cosine, box crop" if points is None else "ID-SIM"
-
-    def embed(self, frames: Pixels) -> Array:
-        """Unit vectors (F, D) of frames (F, H, W, 3) of one video; NaN where there is no face."""
-        faces = self._aligned(frames) if self._points is not None else _boxed(frames, 1.1, ARCFACE_SIDE, up=0.076)
-        known = [number for number, face in enumerate(faces) if face is not None]
-        if not known:
-            return np.full((len(frames), 1), np.nan)
-        batch = np.stack([face for face in faces if face is not None]).transpose(0, 3, 1, 2)
-        (found,) = self._run(np.ascontiguousarray((batch.astype(np.float32) - 127.5) / 127.5))
-        embeddings = np.full((len(frames), found.shape[1]), np.nan)
-        embeddings[known] = unit(found.astype(np.float64))
-        return embeddings
-
-    def _aligned(self, frames: Pixels) -> list[Pixels | None]:
-        assert self._points is not None
-        seen = (self._points(frame) for frame in frames)
-        return [
-            None if points is None else _warped(frame, similarity(points, ARCFACE_POINTS), ARCFACE_SIDE)
-            for frame, points in zip(frames, seen, strict=True)
-        ]
-
-
 class FaceNetwork:
     """A SMIRK-like network: faces (N, 3, 224, 224), RGB in [0, 1] -> expression (N, E) and pose (N, P) parameters.
 
@@ -258,50 +247,21 @@ class VideoNetwork:
         return np.asarray(found.reshape(1, -1).double())
 
 
-def yunet(path: Path) -> FacePoints:
-    """The five points of the largest face by OpenCV's FaceDetectorYN from a YuNet ONNX file. Raises WeightsError."""
-    file_hash(path)
-    try:
-        detector = cv2.FaceDetectorYN.create(str(path), "", (320, 320), 0.6)
-    except cv2.error as error:
-        raise WeightsError(f"{path} is not a YuNet network that OpenCV reads") from error
-
-    def points(frame: Pixels) -> Array | None:
-        detector.setInputSize((frame.shape[1], frame.shape[0]))
-        _, faces = detector.detect(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
-        if faces is None or not len(faces):
-            return None
-        largest = max(faces, key=lambda face: float(face[2] * face[3]))
-        return np.asarray(largest[4:14], np.float64).reshape(5, 2)
-
-    return points
-
-
-def similarity(points: Array, wanted: Array) -> Array:
-    """The map (2, 3) that turns, scales and moves points (N, 2) nearest to `wanted` (N, 2), by least squares."""
-    z, w = points[:, 0] + 1j * points[:, 1], wanted[:, 0] + 1j * wanted[:, 1]  # a similarity is w = a z + b
-    centred = z - z.mean()
-    a = (centred.conj() * (w - w.mean())).sum() / max(float(np.square(np.abs(centred)).sum()), 1e-12)
-    b = w.mean() - a * z.mean()
-    return np.array([[a.real, -a.imag, b.real], [a.imag, a.real, b.imag]])
-
-
-def _boxed(frames: Pixels, reach: float, side: int, up: float = 0.0) -> list[Pixels | None]:
-    """The detected squares, `reach` times as large and `up` sides higher, at `side` pixels."""
+def _boxed(frames: Pixels, reach: float, side: int) -> list[Pixels | None]:
+    """The detected squares, `reach` times as large, at `side` pixels."""
     boxes = face_boxes(frames)
     if boxes is None:
         return [None] * len(frames)
     faces: list[Pixels | None] = []
     for frame, box in zip(frames, boxes, strict=True):
         scale = side / (box.side * reach)
-        y = box.y - up * box.side
-        to_cut = np.array([[scale, 0, side / 2 - box.x * scale], [0, scale, side / 2 - y * scale]])
-        faces.append(_warped(frame, to_cut, side))
+        to_cut = np.array([[scale, 0, side / 2 - box.x * scale], [0, scale, side / 2 - box.y * scale]])
+        faces.append(warped(frame, to_cut, side))
     return faces
 
 
-def _warped(frame: Pixels, to_cut: Array, side: int) -> Pixels:
-    """A part of a frame at side x side pixels; smoothed where it shrinks; its border is repeated beyond it."""
+def warped(frame: Pixels, to_cut: Array, side: int) -> Pixels:
+    """Return a part of a frame at side x side pixels; smoothed where it shrinks; its border is repeated beyond it."""
     scale = float(np.hypot(to_cut[0, 0], to_cut[1, 0]))
     smooth = cv2.GaussianBlur(frame, (0, 0), 0.4 / scale) if scale < 0.6 else frame
     cut: Any = cv2.warpAffine(smooth, to_cut, (side, side), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)

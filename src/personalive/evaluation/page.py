@@ -10,9 +10,9 @@ from html import escape
 
 from personalive.evaluation import plots
 from personalive.evaluation.beside import SPEED, System
-from personalive.evaluation.measures import BETTER, GROUPS, SEEN, not_measured
+from personalive.evaluation.measures import BETTER, COSINE, GROUPS, ID_SIM, RENDERED, SEEN, not_measured
 from personalive.evaluation.plots import number
-from personalive.evaluation.report import Row
+from personalive.evaluation.report import SCALE, Row
 from personalive.evaluation.score import VideoFigures
 
 MOST_MEDIA = 24_000_000
@@ -61,7 +61,13 @@ _WHOSE = {"self": ", own video", "cross": ", another person", "speed": ""}
 _GLANCE = (
     (("self", "SSIM"),),
     (("self", "LPIPS"), ("self", "L1")),
-    (("cross", "ID-SIM"), ("cross", "nearer to the portrait")),
+    (
+        ("cross", ID_SIM),
+        ("cross", COSINE),
+        ("self", ID_SIM),
+        ("self", COSINE),
+        ("cross", f"nearer to the portrait{RENDERED}"),
+    ),
     tuple((section, name) for name in ("follows yaw, mesh", "follows yaw") for section in ("cross", "self")),
     tuple((section, name) for name in ("follows mouth, mesh", "follows mouth") for section in ("cross", "self")),
     (("speed", SPEED),),
@@ -71,7 +77,7 @@ _GLANCE = (
 
 _PLANES = (
     ("SSIM", "LPIPS", "L1"),
-    ("ID-SIM", "identity distance"),
+    (ID_SIM, COSINE, f"identity distance{RENDERED}"),
     ("AED", "follows mouth"),
     ("tLP", "temporal error"),
 )
@@ -131,9 +137,17 @@ def _glance(rows: Sequence[Row]) -> str:
     means = {(row.section, row.measure): row.estimate.mean for row in rows if not math.isnan(row.estimate.mean)}
     found = [next((key for key in kinds if key in means), None) for kinds in _GLANCE]
     tiles = "".join(
-        f"<div><b>{number(means[key])}</b><span>{escape(key[1])}{_WHOSE[key[0]]}</span></div>" for key in found if key
+        f"<div><b>{number(means[key])}</b><span>{escape(key[1])}{_WHOSE[key[0]]}{_scale(means, *key)}</span></div>"
+        for key in found
+        if key
     )
     return f"<div class=glance>{tiles}</div>" if tiles else ""
+
+
+def _scale(means: Mapping[tuple[str, str], float], section: str, measure: str) -> str:
+    """What a cosine of identity is held against, in brackets; nothing for other measures."""
+    known = [f"{end[2:]} {number(means[key])}" for end in SCALE if (key := (section, measure + end)) in means]
+    return f" ({', '.join(known)})" if known else ""
 
 
 def _left_out(problems: Sequence[str]) -> str:
@@ -145,15 +159,17 @@ def _left_out(problems: Sequence[str]) -> str:
 
 def _section(section: str, title: str, report: Report) -> str:
     """Means, distributions and every case's figures of one category."""
-    rows = [row for row in report.rows if row.section == section and not row.measure.endswith(SEEN)]
+    every_row = [row for row in report.rows if row.section == section]
+    rows = [row for row in every_row if not row.measure.endswith((SEEN, *SCALE))]
     videos = [video for video in report.videos if section == "speed" or video.cross == (section == "cross")]
     if not videos or not rows:
         return ""
-    seen = {r.measure: r.estimate.mean for r in report.rows if r.section == section and r.measure.endswith(SEEN)}
-    head = ["measure", "mean", "better", "cases", "95 % interval", *["seen in true video"] * bool(seen)]
+    beside = {row.measure: row.estimate.mean for row in every_row if row.measure.endswith((SEEN, *SCALE))}
+    columns = {end: title for end, title in _BESIDE.items() if any(name.endswith(end) for name in beside)}
+    head = ["measure", "mean", "better", "cases", "95 % interval", *columns.values()]
     lines: list[list[str]] = []
     for part, group in GROUPS.items():
-        some = [_summary(row, seen) for row in rows if row.measure in group]
+        some = [_summary(row, beside, columns) for row in rows if row.measure in group]
         lines += [[part], *some] if some and section != "speed" else some
     means = table(head, lines)
     remark = ""
@@ -165,9 +181,10 @@ def _section(section: str, title: str, report: Report) -> str:
         if sum(not math.isnan(v.figures.get(row.measure, math.nan)) for v in videos) > 1
     ]
     said = note("A dot is a video; the line is the mean, the band its 95 % interval.")
+    shown = [row for row in every_row if not row.measure.endswith(SEEN)]
     every = table(
-        ("video", "frames", *(row.measure for row in rows)),
-        [[v.name, str(v.frames), *(number(v.figures.get(row.measure, math.nan)) for row in rows)] for v in videos],
+        ("video", "frames", *(row.measure for row in shown)),
+        [[v.name, str(v.frames), *(number(v.figures.get(row.measure, math.nan)) for row in shown)] for v in videos],
     )
     drawn = f"<div class=grid>{''.join(spread)}</div>"
     dots = f"<details><summary>Distributions <span>a dot for each video</span></summary>{said}{drawn}</details>"
@@ -175,12 +192,15 @@ def _section(section: str, title: str, report: Report) -> str:
     return f"<h2>{title}: means over {len(videos)}</h2>{remark}{means}{dots if spread else ''}{by_video}"
 
 
-def _summary(row: Row, seen: Mapping[str, float]) -> list[str]:
+_BESIDE = {SEEN: "seen in true video", **{end: end[2:] for end in SCALE}}
+"""Ending of a measure that stands in a column beside the one without it -> the column's title."""
+
+
+def _summary(row: Row, beside: Mapping[str, float], columns: Mapping[str, str]) -> list[str]:
     e = row.estimate
     interval = "" if math.isnan(e.low) else f"{number(e.low)} .. {number(e.high)}"
     cells = [row.measure, number(e.mean), _BETTER[BETTER.get(row.measure, True)], str(e.count), interval]
-    limit = seen.get(f"{row.measure}{SEEN}")
-    return [*cells, *["" if limit is None else number(limit)] * bool(seen)]
+    return [*cells, *(number(beside[name]) if (name := row.measure + end) in beside else "" for end in columns)]
 
 
 def _missing(report: Report) -> str:

@@ -115,6 +115,7 @@ def long_manifest() -> str:
     for name in (f"{seed:08d}" for seed in seeds()[:LONG_PEOPLE]):
         lines += ["", "[[case]]", f'name = "{name}-long"', 'category = "self"']
         lines += [f'reference = "reference/{name}.png"', f'driving = "driving/{name}-long.mp4"']
+        lines += [f'portrait_person = "people/{name}.tar"']
     return "\n".join([*lines, ""])
 
 

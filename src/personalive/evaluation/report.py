@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from personalive import contracts
+from personalive.evaluation.measures import SAME_PERSON, STRANGERS
 from personalive.evaluation.statistics import Estimate
 
 
@@ -82,19 +83,34 @@ def _commit() -> str:
 
 
 def markdown(rows: Sequence[Row], source: dict[str, str]) -> str:
-    """A table with a line for each row; "not measured" where there is no number."""
+    """Return a table with a line for each row; "not measured" where there is no number.
+
+    What a cosine of identity is held against stands in columns beside it.
+    """
     asked = any(row.goal is not None for row in rows)
-    head = ["", "measure", "mean", "95 %", "cases", *["asked", "reached"] * asked]
+    scale = {(row.section, row.measure): row for row in rows if row.measure.endswith(SCALE)}
+    head = ["", "measure", "mean", "95 %", "cases", *[end[2:] for end in SCALE] * bool(scale)]
+    head += ["asked", "reached"] * asked
     lines = [", ".join(f"{name}: {value}" for name, value in source.items()), "", f"| {' | '.join(head)} |"]
     lines.append("|---" * len(head) + "|")
-    for row in rows:
+    for row in (row for row in rows if not row.measure.endswith(SCALE)):
         e = row.estimate
         goal = "" if row.goal is None else f"{'>=' if row.higher else '<='} {row.goal:g}"
         met = {None: "", True: "yes", False: "no"}[row.met]
         interval = f"{e.low:.4f} .. {e.high:.4f}" if e.count > 1 else ""
         number = f"{e.mean:.4f} | {interval}" if e.count else "not measured | "
-        lines.append(f"| {row.section} | {row.measure} | {number} | {e.count} |" + f" {goal} | {met} |" * asked)
+        beside = "".join(f" {_mean_of(scale.get((row.section, row.measure + end)))} |" for end in SCALE if scale)
+        lines.append(f"| {row.section} | {row.measure} | {number} | {e.count} |{beside}" + f" {goal} | {met} |" * asked)
     return "\n".join(lines)
+
+
+SCALE = (SAME_PERSON, STRANGERS)
+
+
+def _mean_of(row: Row | None) -> str:
+    if row is None:
+        return ""
+    return f"{row.estimate.mean:.4f}" if row.estimate.count else "not measured"
 
 
 def write_json(path: Path, rows: Iterable[Row], source: dict[str, str], cases: dict[str, list[Any]]) -> None:

@@ -14,12 +14,13 @@ import numpy as np
 from personalive.errors import InputError
 from personalive.evaluation.cases import Case
 from personalive.evaluation.exact import Exact
-from personalive.evaluation.meters import Block, ClipFeatures, Course, Instruments
+from personalive.evaluation.identity import CaseEmbeddings
+from personalive.evaluation.meters import Block, ClipFeatures, Course, IdentityMeter, Instruments
 from personalive.evaluation.yardstick import Array
 from personalive.media.frames import Pixels, load_picture, resize_to
 from personalive.media.video import VideoReader, read_video
 
-VERSION = 5
+VERSION = 6
 """To be raised with every change to what a measure gives: kept scores of older versions are not taken again."""
 
 BLOCK = 25  # frames that are held and measured together
@@ -50,10 +51,14 @@ class VideoFigures:
 
 @dataclass(frozen=True)
 class Scored:
-    """A case's figures, and its clips' features (N, D) of the output and of what it is held against (N 0: no I3D)."""
+    """A case's figures, and its clips' features (N, D) of the output and of what it is held against (N 0: no I3D).
+
+    faces: a recogniser's embeddings; None: none was named.
+    """
 
     figures: VideoFigures
     features: tuple[Array, Array]
+    faces: CaseEmbeddings | None = None
 
 
 def score(case: Case, instruments: Instruments, max_frames: int | None = None, exact: Exact | None = None) -> Scored:
@@ -61,7 +66,7 @@ def score(case: Case, instruments: Instruments, max_frames: int | None = None, e
 
     Raises InputError for a file that cannot be read, another number of frames, or another shape than the driver's.
     """
-    meters = instruments.meters(load_picture(case.reference), case.cross, exact)
+    meters = instruments.meters(load_picture(case.reference), case, exact)
     frames = 0
     moments = in_step(case, max_frames)
     while some := list(itertools.islice(moments, BLOCK)):
@@ -76,7 +81,8 @@ def score(case: Case, instruments: Instruments, max_frames: int | None = None, e
     figures = {name: value for meter in meters for name, value in meter.figures().items()}
     course = {name: values for meter in meters for name, values in meter.course().items()}
     features = next((meter.features() for meter in meters if isinstance(meter, ClipFeatures)), _NO_FEATURES)
-    return Scored(VideoFigures(case.name, frames, figures, course, case.cross), features)
+    faces = next((meter.embeddings() for meter in meters if isinstance(meter, IdentityMeter)), None)
+    return Scored(VideoFigures(case.name, frames, figures, course, case.cross), features, faces)
 
 
 _NO_FEATURES = (np.empty((0, 1)), np.empty((0, 1)))

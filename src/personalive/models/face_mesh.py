@@ -34,7 +34,7 @@ class FaceMesh(nn.Module):
     expression_scale: Tensor  # (E,) cm per level, for a coefficient of 1
     weight: Tensor  # (V,) how rigidly a vertex follows the head: 1 on the head, 0 on the shoulders
     part: Tensor  # (V,) uint8: SKIN, EYE or MOUTH
-    triangles: Tensor  # (T, 3) int32
+    triangles: Tensor  # (T, 3) int16 vertex numbers
     landmarks: Tensor  # (K,) int32 vertex numbers
     glances: Tensor  # (8,) int32: which expressions turn the eyes
     blinks: Tensor  # (2,) int32: which expressions close the eye at x > 0 (the person's left), and the other
@@ -50,7 +50,7 @@ class FaceMesh(nn.Module):
             "expression_scale": torch.zeros(config.expressions),
             "weight": torch.zeros(vertices),
             "part": torch.zeros(vertices, dtype=torch.uint8),
-            "triangles": torch.zeros(config.triangles, 3, dtype=torch.int32),
+            "triangles": torch.zeros(config.triangles, 3, dtype=torch.int16),
             "landmarks": torch.zeros(config.landmarks, dtype=torch.int32),
             "glances": torch.zeros(GLANCES, dtype=torch.int32),
             "blinks": torch.zeros(2, dtype=torch.int32),

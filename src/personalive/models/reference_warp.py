@@ -24,7 +24,6 @@ class ExpressionReader(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(tokens))
         self.register_buffer("deviation", torch.ones(tokens))
-        self.register_buffer("hidden_share", torch.ones(()))
         self.linear = nn.Linear(tokens, expressions)
         self.first = nn.Linear(tokens, hidden)
         self.second = nn.Linear(hidden, expressions)
@@ -33,12 +32,11 @@ class ExpressionReader(nn.Module):
 
     mean: Tensor
     deviation: Tensor
-    hidden_share: Tensor  # () 1, or 0 where the hidden layer turned out to be no better than the linear map alone
 
     def forward(self, motion: Tensor) -> Tensor:
         """(N, T, D) -> (N, E), about [0, 1], not clamped."""
         linear, hidden = self.parts(self.standardise(motion))
-        return linear + self.hidden_share * hidden
+        return linear + hidden
 
     def standardise(self, motion: Tensor) -> Tensor:
         """Tokens (N, T, D) in deviations from their mean: (N, T * D)."""

@@ -253,7 +253,7 @@ def _lighting(rng: np.random.Generator) -> Lighting:
     key = rng.uniform(0.7, 1.05)
     hard = rng.random() < 0.3  # from the side, with little to fill the shadow
     cast = np.array([1.0, 1.0, 1.0]) + rng.normal(0, 0.06) * np.array([1.0, 0.1, -1.2])  # warm or cool
-    key, fill, open_air = (key * 1.25, 0.35, 0.6) if hard else (key, 1.0, 1.0)
+    key, fill, open_air = (key * 1.35, 0.4, 0.75) if hard else (key, 1.0, 1.0)
     return Lighting(
         directions=np.stack(
             [

@@ -17,8 +17,8 @@ from personalive.rendering.ground_truth import NECK_PIVOT, TO_IMAGE_AXES, head_w
 from personalive.rendering.mesh import HeadMesh, build_head_mesh, resting_normals
 from personalive.rendering.views import gaze_angles
 
-IDENTITIES = 32
-LOWEST = -13.0  # cm: below lie shoulders, which clothes cover
+IDENTITIES = 24
+LOWEST = -12.0  # cm: below lie shoulders, which clothes cover
 TEETH_FROM = 7.0  # cm: z of the front teeth
 
 
@@ -62,7 +62,7 @@ def build_face_mesh(model: FaceModel) -> FaceMesh:
         "expression_scale": expression_scale,
         "weight": head_weight(model.vertices[used]).astype(np.float32),
         "part": part[used],
-        "triangles": places.reshape(-1, 3).astype(np.int32),
+        "triangles": places.reshape(-1, 3).astype(np.int16),
         "landmarks": number[marks].astype(np.int32),
         "glances": np.array(glances, np.int32),
         "blinks": np.array([model.expression_index[f"eyeBlink_{side}"] for side in "LR"], np.int32),
@@ -93,7 +93,7 @@ def _drawn(head: HeadMesh) -> NDArray[np.int32]:
     """Triangles (T, 3) that a turning head can show."""
     vertices = head.model.vertices
     normals = head.normals(vertices)
-    hidden = (vertices[:, 2] < -4.0) & (normals[:, 2] < -0.5)  # the back of the head
+    hidden = (vertices[:, 2] < -2.0) & (normals[:, 2] < 0.0)  # the back of the head
     outward = resting_normals(head, ("teeth",))
     chosen = []
     for name in ("skin", "eyes", "teeth"):

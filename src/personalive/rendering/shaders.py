@@ -317,8 +317,9 @@ void main() {
     }
     if (pattern < 4) albedo *= 0.94 + 0.06 * sin(rest_point.x * 21.0) * sin(rest_point.y * 21.0);
     float lit = key_visibility(world_point, normal);
-    float inside = gl_FrontFacing ? 1.0 : 0.4;
-    if (!gl_FrontFacing) normal = -normal;
+    bool outside = dot(normal, view) > 0.0;  // by the normal: the triangles' winding differs between surfaces
+    float inside = outside ? 1.0 : 0.4;
+    if (!outside) normal = -normal;
     vec3 colour = albedo * sky(normal);
     for (int i = 0; i < 3; i++) {
         float seen = i == 0 ? lit : 1.0;

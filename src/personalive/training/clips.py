@@ -18,6 +18,24 @@ from personalive.data.shards import PersonRecord, read_shards
 from personalive.data.stream import ShardStream
 from personalive.errors import InputError
 
+
+@dataclass(frozen=True)
+class Flows:
+    """Exact backward flow of T target frames towards each of R reference frames of P people; S is the pictures' side.
+
+    references (P, R) and targets (P, R, T): frame numbers; flow (P, R, T, S / 2, S / 2, 2) float16: where a pixel is in
+    the reference, [-1, 1] or beyond; visible (P, R, T, S, S) bool: the reference shows it; part (P, R, T, S, S) and
+    reference_part (P, R, S, S) uint8: what is shown, 0 the background (`rendering.layers.Part`).
+    """
+
+    references: Tensor
+    targets: Tensor
+    flow: Tensor
+    visible: Tensor
+    part: Tensor
+    reference_part: Tensor
+
+
 COEFFICIENTS = 53
 """Of the renderer's expression."""
 
@@ -46,6 +64,7 @@ class Corpus:
     clip_start: Tensor
     names: tuple[str, ...] = ()
     dense: Tensor | None = None
+    flows: Flows | None = None
 
     @property
     def people(self) -> int:
@@ -72,7 +91,7 @@ class Corpus:
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         tensors = {name: value[known] for name, value in values.items() if isinstance(value, Tensor)}
         names = tuple(name for name, kept in zip(self.names, known.tolist(), strict=False) if kept)
-        return replace(self, **tensors, names=names)
+        return replace(self, **tensors, names=names, flows=None)
 
     def head(self, person: Tensor, frame: Tensor) -> HeadMotion:
         """Ground truth of frames (N,) as the motion extractor should see them."""
@@ -149,6 +168,7 @@ def corpus_of(people: Sequence[PersonRecord], size: int | None = None) -> Corpus
         clip_start=_clip_start(group),
         names=tuple(person.person for person in people),
         dense=_dense(people),
+        flows=_flows(people),
     )
 
 
@@ -159,6 +179,19 @@ def _dense(people: Sequence[PersonRecord]) -> Tensor | None:
         return None
     unknown = np.full_like(known[0], np.nan)
     return torch.from_numpy(np.stack([unknown if p.head is None else p.head.dense for p in people]))
+
+
+def _flows(people: Sequence[PersonRecord]) -> Flows | None:
+    """The flows of all people; None where somebody has none."""
+    known = [person.flows for person in people if person.flows is not None]
+    if len(known) < len(people):
+        return None
+
+    def stacked(name: str) -> Tensor:
+        return torch.from_numpy(np.stack([getattr(flows, name) for flows in known]))
+
+    names = ("references", "targets", "visible", "part", "reference_part")
+    return Flows(flow=stacked("flow").half(), **{name: stacked(name) for name in names})
 
 
 def check_apart(train: Corpus, held_out: Corpus) -> None:

@@ -35,7 +35,7 @@ from personalive.training.prepared import (
     self_driving,
 )
 from personalive.training.prepared_warps import PreparedWarps, load_reference_warp
-from personalive.training.recipe import ImageRecipe, Regions, RolloutRecipe
+from personalive.training.recipe import ComposeRecipe, ImageRecipe, Regions, RolloutRecipe
 from personalive.training.sheet import strip
 from personalive.warp.compose import guide_pictures
 
@@ -119,7 +119,7 @@ class DenoiserStage:
     def __init__(
         self,
         config: ModelConfig,
-        recipe: ImageRecipe | RolloutRecipe,
+        recipe: ImageRecipe | RolloutRecipe | ComposeRecipe,
         folder: Path | None,
         train: Corpus,
         held_out: Corpus,

@@ -22,6 +22,7 @@ from personalive.data.expressions import EXPRESSIONS
 from personalive.errors import ConfigError
 from personalive.models.reference_warp import ExpressionReader
 from personalive.training.clips import Corpus
+from personalive.training.expression_choice import HiddenLayerChoice
 from personalive.training.prepared_tokens import prepare_tokens
 from personalive.training.recipe import ExpressionRecipe
 
@@ -65,6 +66,7 @@ class ExpressionStage:
         self.held_out_motion, self.held_out_wanted = self._prepared(held_out.with_truth(), folder, "test")
         tokens = config.motion_encoder.tokens * config.motion_encoder.token_dim
         self.reader = ExpressionReader(tokens, config.warp.expression_hidden, len(EXPRESSIONS)).to(self.device)
+        self.choice = HiddenLayerChoice().to(self.device)
         fit_linear(self.reader, self.motion, self.wanted, recipe.ridge)
         weights = [recipe.emphasis if name.startswith(EMPHASISED) else 1.0 for name in EXPRESSIONS]
         self.weights = torch.tensor(weights, device=self.device)
@@ -77,8 +79,8 @@ class ExpressionStage:
         return tokens.flatten(0, 1).to(self.device), corpus.expression.flatten(0, 1).to(self.device)
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """The reader."""
-        return {"expression": self.reader}
+        """The reader, and whether its hidden layer counts."""
+        return {"expression": self.reader, "choice": self.choice}
 
     def learns(self, name: str) -> bool:
         """The hidden layer; the linear map is the best one already."""
@@ -101,7 +103,7 @@ class ExpressionStage:
         linear, hidden = self.reader.parts(self.reader.standardise(self.held_out_motion))
         alone, both = (follows(read.float(), self.held_out_wanted) for read in (linear, linear + hidden))
         better = bool(both.mean() > alone.mean())
-        self.reader.hidden_share.fill_(float(better))
+        self.choice.counts.fill_(float(better))
         figures = dict(zip(SIGNALS, (both if better else alone).tolist(), strict=True))
         return figures | {"linear": float(alone.mean()), "with_hidden": float(both.mean())}
 

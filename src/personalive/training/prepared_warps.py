@@ -18,7 +18,9 @@ from personalive.contracts import HeadMotion
 from personalive.models.reference_warp import ReferenceWarp
 from personalive.motion.keypoints import retarget
 from personalive.streaming.state import map_tensors
+from personalive.training.checkpoint import load_modules
 from personalive.training.clips import Corpus
+from personalive.training.expression_choice import load_expression
 from personalive.warp.compose import portrait_layers, warped_picture
 from personalive.warp.drive import drive_surface
 from personalive.warp.portrait import build_surface, fit_portrait
@@ -71,7 +73,7 @@ def _warp_person(
     crossed: bool,
 ) -> PreparedWarps:
     rng = random.Random(f"warps of {corpus.names[person] if corpus.names else person}")
-    partner = _partner(corpus, person) if crossed else None
+    partner = partner_of(corpus, person) if crossed else None
     portraits = []
     for reference in REFERENCES:
         candidates = [frame for frame in range(corpus.frames) if frame not in REFERENCES]
@@ -114,7 +116,7 @@ def _warp_portrait(
     )
 
 
-def _partner(corpus: Corpus, person: int) -> int | None:
+def partner_of(corpus: Corpus, person: int) -> int | None:
     """The neighbour who does the same as this person, if there is one."""
     other = person ^ 1
     if other >= corpus.people or not torch.equal(corpus.expression[person], corpus.expression[other]):
@@ -143,21 +145,24 @@ _FIELDS = ("warped", "masks", "plate", "own_figure", "frame", "driver")
 _HEAD = ("keypoints", "angles", "translation", "scale")
 
 
-def load_reference_warp(config: ModelConfig, folder: Path | None) -> ReferenceWarp | None:
+def load_reference_warp(
+    config: ModelConfig, folder: Path | None, without: tuple[str, ...] = ()
+) -> ReferenceWarp | None:
     """The run folder's parts of the reference warp, at rest; fresh ones without a folder, None where it is off.
 
     Of `landmarks`, `expression` and `surface`; the guider and the compositor are those of `rollout` and `compose`,
-    fresh where these stages have not run.
+    fresh where these stages have not run. `without`: parts that stay fresh.
     """
-    from personalive.training.checkpoint import load_modules
-
     if not config.warp.enabled:
         return None
     encoder = config.motion_encoder
     warp = ReferenceWarp(config.warp, encoder.tokens * encoder.token_dim, config.unet.channels[0])
     if folder is not None:
-        for part in ("landmarks", "expression", "surface"):
-            load_modules({part: getattr(warp, part)}, folder / f"{part}.safetensors")
+        if "expression" not in without:
+            load_expression(warp.expression, folder / "expression.safetensors")
+        for part in ("landmarks", "surface"):
+            if part not in without:
+                load_modules({part: getattr(warp, part)}, folder / f"{part}.safetensors")
         load_modules({"mesh": warp.mesh}, folder / "landmarks.safetensors")
         if (folder / "compose.safetensors").exists():
             load_modules({"compositor": warp.compositor}, folder / "compose.safetensors")

@@ -196,6 +196,35 @@ class RolloutRecipe:
 
 
 @dataclass(frozen=True)
+class SurfaceRecipe:
+    """The surface network: what in a portrait is the person, how deep it lies, how rigidly it follows the head."""
+
+    optimisation: Optimisation = field(
+        default_factory=lambda: Optimisation(
+            steps=2000, batch=12, rate=2e-3, optimiser="adamw", warmup=100, decay_from=0.5, weight_decay=1e-3, ema=0.995
+        )
+    )
+    figure: float = 3.0  # weight of the figure's cross entropy
+    flow: float = 0.3  # weight of the flow's error in pixels
+    flow_limit: float = 8.0  # pixels: larger errors count as this
+
+
+@dataclass(frozen=True)
+class ComposeRecipe:
+    """The compositor, on the composed picture. `paint`: weight of generating what the portrait shows."""
+
+    optimisation: Optimisation = field(
+        default_factory=lambda: Optimisation(
+            steps=1500, batch=4, rate=1e-3, optimiser="adamw", warmup=50, decay_from=0.4, weight_decay=1e-3
+        )
+    )
+    frames: int = 4
+    same_pose: float = 0.3
+    regions: Regions = field(default_factory=Regions)
+    paint: float = 0.1
+
+
+@dataclass(frozen=True)
 class StreamRecipe:
     """Stage 3: the streaming step over the model's own outputs; only the temporal modules learn."""
 
@@ -220,9 +249,11 @@ class Recipe:
     motion: MotionRecipe = field(default_factory=MotionRecipe)
     landmarks: LandmarkRecipe = field(default_factory=LandmarkRecipe)
     expression: ExpressionRecipe = field(default_factory=ExpressionRecipe)
+    surface: SurfaceRecipe = field(default_factory=SurfaceRecipe)
     image: ImageRecipe = field(default_factory=ImageRecipe)
     rollout: RolloutRecipe = field(default_factory=RolloutRecipe)
     stream: StreamRecipe = field(default_factory=StreamRecipe)
+    compose: ComposeRecipe = field(default_factory=ComposeRecipe)
 
 
 STAGES = tuple(stage.name for stage in dataclasses.fields(Recipe))

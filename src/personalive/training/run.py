@@ -18,6 +18,7 @@ from personalive.errors import ConfigError, InputError
 from personalive.training.autoencoder_stage import AutoencoderStage
 from personalive.training.checkpoint import load_modules, reached, save_modules
 from personalive.training.clips import Corpus, check_apart, load_corpus, stream_corpora
+from personalive.training.compose_stage import ComposeStage
 from personalive.training.estimate import ESTIMATED, estimate
 from personalive.training.expression_stage import ExpressionStage
 from personalive.training.image_stage import ImageStage
@@ -30,6 +31,7 @@ from personalive.training.processes import Processes, seeded
 from personalive.training.recipe import Recipe
 from personalive.training.rollout_stage import RolloutStage
 from personalive.training.stream_stage import StreamStage
+from personalive.training.surface_stage import SurfaceStage
 
 logger = logging.getLogger(__name__)
 
@@ -84,8 +86,14 @@ class _Data:
     held_out: Corpus
 
 
-_WARP_STAGES = ("landmarks", "expression")
-_OWN_PARTS = {"motion": ("motion_extractor", "motion_encoder"), "landmarks": ("landmarks",), "image": MODULES}
+_WARP_STAGES = ("landmarks", "expression", "surface", "compose")
+_OWN_PARTS = {
+    "motion": ("motion_extractor", "motion_encoder"),
+    "landmarks": ("landmarks",),
+    "surface": ("surface",),
+    "image": MODULES,
+    "compose": ("compositor",),
+}
 """What a stage takes from a trained model to begin with. The expression stage begins in closed form."""
 
 
@@ -129,9 +137,14 @@ def _build(name: str, config: ModelConfig, recipe: Recipe, folder: Path, data: _
         mesh = load_face_mesh(data.folder, config.warp.mesh)
         return LandmarkStage(config, recipe.landmarks, mesh, train, held_out, device)
 
+    if name == "surface":
+        return SurfaceStage(config, recipe.surface, folder, train, held_out, device)
+
     def prepared() -> Stage:
         if name == "expression":
             return ExpressionStage(config, recipe.expression, folder, train, held_out, device)
+        if name == "compose":
+            return ComposeStage(config, recipe.compose, folder, train, held_out, device)
         if name == "image":
             return ImageStage(config, recipe.image, folder, train, held_out, device)
         if name == "rollout":

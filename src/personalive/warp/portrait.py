@@ -89,24 +89,33 @@ def fit_portrait(warp: ReferenceWarp, picture: Tensor, own: HeadMotion, motion: 
 def build_surface(warp: ReferenceWarp, picture: Tensor, head: FittedHead, own: HeadMotion) -> PortraitSurface:
     """The surface of a portrait (1, 3, H, H) in [0, 1] from its fitted head; own (1, ...): its head motion."""
     drawing = draw_head(warp.mesh, head, warp.config.grid)
-    return complete_surface(warp, picture, drawing, head, own)
+    small = F.interpolate(picture, size=warp.config.grid, mode="area")
+    given = surface_inputs(small, drawing).to(next(warp.surface.parameters()).dtype)
+    told = warp.surface(given)[0].float()
+    return shape_surface(drawing, told, head, own, warp.mesh.glances.long())
 
 
-def complete_surface(
-    warp: ReferenceWarp, picture: Tensor, drawing: HeadDrawing, head: FittedHead, own: HeadMotion
-) -> PortraitSurface:
-    """The surface with hair, neck, shoulders and background as the surface network tells them; differentiable in it."""
-    small = F.interpolate(picture, size=warp.config.grid, mode="area") * 2 - 1
+def surface_inputs(picture: Tensor, drawing: HeadDrawing) -> Tensor:
+    """What the surface network sees: (1, 7, s, s) of a portrait (1, 3, s, s) in [0, 1] and its drawn head."""
     around = torch.stack([drawing.face, drawing.eye, drawing.weight, drawing.depth / DEPTH_UNIT])[None]
-    told = warp.surface(torch.cat([small, around], dim=1).to(next(warp.surface.parameters()).dtype))[0].float()
+    return torch.cat([picture * 2 - 1, around], dim=1)
+
+
+def shape_surface(
+    drawing: HeadDrawing, told: Tensor, head: FittedHead, own: HeadMotion, glances: Tensor
+) -> PortraitSurface:
+    """The surface with hair, neck, shoulders and background as the surface network tells them, (3, s, s).
+
+    Told are the figure, and corrections of weight and depth where the mesh does not reach; differentiable in it.
+    """
     loose = 1 - drawing.face
     depth = drawing.depth + DEPTH_UNIT * told[2] * loose
     weight = torch.sigmoid(torch.logit(drawing.weight.clamp(0.01, 0.99)) + 4 * told[1] * loose)
-    points = _unposed(identity_grid(warp.config.grid, depth), depth, weight, head).movedim(-1, 0)
+    points = _unposed(identity_grid(depth.shape[-1], depth), depth, weight, head).movedim(-1, 0)
     return PortraitSurface(
         rest=points - torch.einsum("e,echw->chw", head.expression, drawing.motion),
         eyeball=points,
-        glances=warp.mesh.glances.long(),
+        glances=glances,
         weight=weight,
         figure=torch.sigmoid(4 * told[0]),
         eye=drawing.eye,

@@ -29,6 +29,7 @@ from personalive.models.motion_extractor import MotionExtractor
 from personalive.models.pose_guider import PoseGuider
 from personalive.models.reference_unet import ReferenceUNet
 from personalive.models.reference_warp import ReferenceWarp
+from personalive.weights.compact import compacted, expanded
 from personalive.weights.idle import idle_entries
 from personalive.weights.tensors import PICKLES, listing, read_metadata, read_safetensors, refuse_code
 
@@ -97,7 +98,7 @@ def save_networks(
         stored, idle = stored_tensors(module, name, dtype), idle_entries(module)
         tensors |= {f"{name}.{key}": tensor for key, tensor in stored.items() if key not in idle}
     metadata = {"format": FORMAT, "config": to_json(networks.config), "description": description}
-    write_tensors(tensors, Path(path), metadata)
+    write_tensors(compacted(tensors), Path(path), metadata)
 
 
 def stored_tensors(module: nn.Module, name: str, dtype: torch.dtype) -> dict[str, Tensor]:
@@ -139,7 +140,7 @@ def load_networks(path: str | Path, device: str | torch.device = "cpu", dtype: t
     config = read_file_config(path)
     networks = build_networks(config, "meta", dtype)
     nets = nn.ModuleDict(modules(networks))
-    load_state(nets, idle_entries(nets) | read_safetensors(path)[0], str(path))
+    load_state(nets, idle_entries(nets) | expanded(read_safetensors(path)[0]), str(path))
     nets.to(device)
     return networks
 
