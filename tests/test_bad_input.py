@@ -188,7 +188,18 @@ def test_huge_picture(place: Place) -> None:
 
 
 def test_picture_without_a_face(place: Place) -> None:
-    place.refuses("portrait.png: no face was found; use a picture", crop="auto")
+    place.refuses("no human face that can be read in ", "portrait.png: use a picture", "--force", crop="auto")
+
+
+def test_a_picture_without_a_face_can_be_forced(place: Place) -> None:
+    ended = place.command(
+        "animate", place.portrait, "builtin", "-o", place.out / "a.gif", "--model", place.model, "--max-frames", "3",
+        "--runtime", "eager", "--force",
+    )  # fmt: skip
+    assert ended.code == 0
+    (line,) = ended.err.splitlines()
+    assert line.startswith(f"warning: no human face that can be read in {place.portrait}; trying")
+    assert os.listdir(place.out) == ["a.gif"]
 
 
 def test_driver_without_any_face(place: Place) -> None:

@@ -49,7 +49,8 @@ def test_help_names_every_command(command: Command) -> None:
     options = command("animate", "--help").out
     for name in (
         "PORTRAIT", "DRIVING", "--output", "--model", "--device", "--seed", "--max-frames", "--crop", "--face",
-        "--side-by-side", "--rotation-gain", "--translation-gain", "--scale-gain", "--no-overwrite", "builtin",
+        "--side-by-side", "--rotation-gain", "--translation-gain", "--scale-gain", "--no-overwrite",
+        "--force", "builtin",
     ):  # fmt: skip
         assert name in options
 
@@ -116,11 +117,11 @@ def test_animate_passes_every_option_on(command: Command, monkeypatch: pytest.Mo
         "animate", "ada", "builtin", "-o", "x.gif", "--model", "m", "--device", "cpu", "--seed", "7",
         "--max-frames", "9", "--crop", "none", "--face", "1", "--driver-face", "2", "--side-by-side",
         "--rotation-gain", "0.5", "--translation-gain", "0.25", "--scale-gain", "1.5", "--no-overwrite",
-        "--precision", "float16", "--memory", "8GB", "--decoder", "taesd", "--runtime", "compile",
+        "--precision", "float16", "--memory", "8GB", "--decoder", "taesd", "--runtime", "compile", "--force",
     )  # fmt: skip
     assert ended.err == "error: far enough\n"
     assert asked == [
-        ("ada", "builtin", Path("x.gif"), AnimateOptions(7, 9, "none", 1, 2, True, 0.5, 0.25, 1.5, False)),
+        ("ada", "builtin", Path("x.gif"), AnimateOptions(7, 9, "none", 1, 2, True, 0.5, 0.25, 1.5, False, True)),
         ("m", "cpu", torch.float16, "8GB", "taesd", "compile"),
     ]
     asked.clear()

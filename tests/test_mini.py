@@ -26,7 +26,7 @@ def model() -> PersonaLive:
 @pytest.fixture(scope="module")
 def portrait() -> Pixels:
     picture = load_picture(find_portrait("clara"))
-    return crop_square(picture, find_head(picture, FaceFinder()), MINI.image_size)
+    return crop_square(picture, find_head(picture, FaceFinder()).square, MINI.image_size)
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,9 @@ def test_it_paints_the_portrait_and_moves_it(model: PersonaLive, portrait: Pixel
     assert np.abs(output - truth).mean() < 0.2  # noise, or another picture, is further away
     for other in ("femi", "greta"):
         picture = load_picture(find_portrait(other))
-        stranger = crop_square(picture, find_head(picture, FaceFinder()), MINI.image_size).astype(np.float32) / 255
+        stranger = (
+            crop_square(picture, find_head(picture, FaceFinder()).square, MINI.image_size).astype(np.float32) / 255
+        )
         assert np.abs(output - truth).mean() < np.abs(output - stranger).mean()
     assert np.abs(np.diff(output, axis=0)).mean() > 0.005  # it does not stand still
 

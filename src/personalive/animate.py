@@ -50,7 +50,8 @@ class AnimateOptions:
     """How to animate. Faces are counted from the largest, 0; a gain of None is the model's own (see MotionGains).
 
     `crop` "auto" finds the head in picture and driver and cuts both to it, "none" takes them as they are: squares,
-    framed like the training pictures. `max_frames` None: the whole video.
+    framed like the training pictures. `max_frames` None: the whole video. `force`: a picture without a human face is
+    tried at the likeliest place of one (see `face_crop.find_head`).
     """
 
     seed: int = 0
@@ -63,6 +64,7 @@ class AnimateOptions:
     translation_gain: float | None = None
     scale_gain: float | None = None
     overwrite: bool = True
+    force: bool = False
 
     def __post_init__(self) -> None:
         if self.max_frames is not None and self.max_frames < 1:
@@ -140,10 +142,12 @@ def prepare(
             _require_square(str(driving_path), video.info.width, video.info.height)
             return Job(picture, None, driving_path, None, output, options)
         finder = FaceFinder()
-        head = find_head(picture, finder, face=options.face, name=str(portrait_path))
+        head = find_head(picture, finder, face=options.face, name=str(portrait_path), force=options.force)
+        if not head.found:
+            logger.warning("no human face that can be read in %s; trying the likeliest place of it", portrait_path)
         frames = (frame.pixels for frame in video)
         first = find_first_face(frames, finder, face=options.driver_face, name=str(driving_path))
-    return Job(picture, head, driving_path, first, output, options)
+    return Job(picture, head.square, driving_path, first, output, options)
 
 
 def animate(model: PersonaLive, job: Job, progress: Progress | None = None) -> AnimatedVideo:

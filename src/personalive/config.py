@@ -378,7 +378,15 @@ MINI = ModelConfig(
     ),
     pose_guider=PoseGuiderConfig(channels=(8, 16, 32, 64), out_channels=64, position=16),
     keypoints=KeypointConfig(radius=4.0, soft=True),
-    stream=StreamConfig(prediction="v_prediction", translation_gain=1.0, scale_gain=1.0, tau=4.0, common_noise=0.9),
+    stream=StreamConfig(
+        levels=2,
+        step_size=999,
+        prediction="v_prediction",
+        translation_gain=1.0,
+        scale_gain=1.0,
+        tau=4.0,
+        common_noise=0.9,
+    ),
     warp=WarpConfig(enabled=True),
 )
 
@@ -537,6 +545,23 @@ def assignments(texts: Iterable[str]) -> dict[str, Any]:
 LIVE = "live"
 LIVE_WINDOWS = {MINI.name: "2x2"}
 """Windows for live streams, where another than the model's own is sooner and as good (measured: docs/live.md)."""
+
+
+SIZES = (64, 1024)
+"""Sides of pictures that a model with a reference warp gives, from the least to the largest."""
+
+
+def with_output_size(config: ModelConfig, size: int) -> ModelConfig:
+    """A model whose pictures come out with another side, in pixels, a multiple of 8.
+
+    Raises ConfigError for another side, and for a model without a reference warp, which has one size only.
+    """
+    if not config.warp.enabled:
+        _require(size == config.image_size, f"the model {config.name} gives pictures of {config.image_size} px only")
+        return config
+    least, most = SIZES
+    _require(least <= size <= most and size % 8 == 0, f"size {size}: choose a multiple of 8 from {least} to {most}")
+    return override(config, {"warp.output_size": size})
 
 
 def with_window(config: ModelConfig, window: str) -> ModelConfig:

@@ -22,7 +22,7 @@ from personalive.acceleration.choice import EAGER, check_runtime, choose_runtime
 from personalive.acceleration.decoder import swap_decoder
 from personalive.acceleration.memory import fit
 from personalive.animate import DEFAULT_OUTPUT, AnimatedVideo, AnimateOptions, animate, prepare
-from personalive.config import ModelConfig, with_window
+from personalive.config import ModelConfig, with_output_size, with_window
 from personalive.contracts import Networks
 from personalive.device import choose_device as choose_device
 from personalive.media.frames import Pixels
@@ -53,6 +53,7 @@ class PersonaLive:
         decoder: str = OWN,
         runtime: str = EAGER,
         window: str | None = None,
+        size: int | None = None,
         tell: Callable[[str], object] = logger.info,
     ) -> PersonaLive:
         """A model by any name that `weights.find` knows: built-in, "official", file, folder, hub id.
@@ -68,6 +69,7 @@ class PersonaLive:
         its frames are the same whatever is installed.
         window: LEVELSxFRAMES instead of the model's own ("4x4"): "2x2" shows a frame three driving frames later, not
         fifteen; "live" is what `serve` takes (`config.with_window`).
+        size: side of the pictures that come out, where the model has a reference warp (`config.with_output_size`).
         Raises WeightsError for a checkpoint that cannot be used, and ConfigError for a device that is not there or has
         not enough memory.
         """
@@ -75,6 +77,7 @@ class PersonaLive:
         place, model = choose_device(device), find(name_or_path)
         other = find_decoder(decoder, model.config.autoencoder, Path(name_or_path))
         config = model.config if window is None else with_window(model.config, window)
+        config = config if size is None else with_output_size(config, size)
         fitted = fit(config, model.size, place, dtype, memory, tell)
         networks = dataclasses.replace(model.load(place, fitted.dtype), config=config)
         if place.type != "cpu":

@@ -43,6 +43,9 @@ def animate_portrait(
         str | None,
         typer.Option(help="LEVELSxFRAMES of the model's window instead of its own, e.g. 2x2: sooner, less steady."),
     ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the video in pixels, e.g. 512, where the model can [default: 256].")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Equal seeds give equal videos.")] = 0,
     max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames.")] = None,
     crop: Annotated[
@@ -57,6 +60,9 @@ def animate_portrait(
     translation_gain: Annotated[float | None, typer.Option(help="How strongly the head moves, 0 to 2.")] = None,
     scale_gain: Annotated[float | None, typer.Option(help="How strongly its size changes, 0 to 2.")] = None,
     overwrite: Annotated[bool, typer.Option(help="Replace the output if it exists.")] = True,
+    force: Annotated[
+        bool, typer.Option("--force", help="Try a picture in which no human face can be read: a drawing, an animal.")
+    ] = False,
 ) -> None:
     """Move the person in PORTRAIT as the person in DRIVING moves.
 
@@ -67,7 +73,7 @@ def animate_portrait(
     options = AnimateOptions(
         seed=seed, max_frames=max_frames, crop=cast(Any, crop), face=face, driver_face=driver_face,
         side_by_side=side_by_side, rotation_gain=rotation_gain, translation_gain=translation_gain,
-        scale_gain=scale_gain, overwrite=overwrite,
+        scale_gain=scale_gain, overwrite=overwrite, force=force,
     )  # fmt: skip
     job = prepare(portrait, driving, output, options)
 
@@ -76,7 +82,7 @@ def animate_portrait(
 
     dtype = precision_named(precision)
     tell = lambda line: typer.echo(line, err=True)  # noqa: E731
-    networks = PersonaLive.from_pretrained(model, device, dtype, memory, decoder, runtime, window, tell)
+    networks = PersonaLive.from_pretrained(model, device, dtype, memory, decoder, runtime, window, size, tell)
     with progress_bar("animating") as progress:
         done = animate(networks, job, progress)
     typer.echo(

@@ -38,6 +38,9 @@ def serve_live(
         str | None,
         typer.Option(help="LEVELSxFRAMES of the model's window [default: live, 2x2 for mini]."),
     ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Side of the pictures in pixels, e.g. 512 [default: the model's, 256 for mini].")
+    ] = None,
     token: Annotated[str | None, typer.Option(help="What clients must show; made up where needed and not set.")] = None,
     max_sessions: Annotated[
         int | None, typer.Option(help="How many sessions at most [default: as many as can have --rate, as measured].")
@@ -62,7 +65,7 @@ def serve_live(
 
     flags = {
         "host": host, "port": port, "model": model, "device": device, "decoder": decoder,
-        "runtime": runtime, "window": window, "token": token, "max_sessions": max_sessions,
+        "runtime": runtime, "window": window, "size": size, "token": token, "max_sessions": max_sessions,
         "rate": rate, "badge": badge, "virtual_camera": virtual_camera,
     }  # fmt: skip
     chosen = with_token(load_settings(flags, settings))

@@ -82,7 +82,7 @@ def _cut_video(path: Path, folder: Path, max_frames: int | None) -> Path:
 
 def _cut_picture(path: Path, folder: Path) -> Path:
     picture = load_picture(path)
-    square = find_head(picture, FaceFinder(), name=str(path))
+    square = find_head(picture, FaceFinder(), name=str(path)).square
     return _written(_place(path, folder, "cut", ".png"), crop_square(picture, square, _side(square.side)))
 
 

@@ -77,6 +77,14 @@ def crop_square(frame: Pixels, square: Square, size: int) -> Pixels:
     return resize_picture(part, size)
 
 
+@dataclass(frozen=True)
+class HeadPlace:
+    """The head-and-shoulders square of a portrait. `found` False: no human face was found, the square is a guess."""
+
+    square: Square
+    found: bool
+
+
 def find_head(
     picture: Pixels,
     finder: FaceFinder,
@@ -84,21 +92,29 @@ def find_head(
     face: int = 0,
     framing: FramingConfig | None = None,
     name: str = "the picture",
-) -> Square:
-    """The head-and-shoulders square of a portrait. `face` counts faces from the largest, 0.
+    force: bool | None = None,
+) -> HeadPlace:
+    """Return where the head of a portrait is. `face` counts faces from the largest, 0.
 
-    Raises FaceNotFoundError, calling the picture `name`, when it has no such face.
+    force: a picture without a human face (an animal, a drawing, an object) has a guess instead: the place that looks
+    most like a face, else the largest square in the middle. None: as False, where the user cannot ask for it. Raises
+    FaceNotFoundError, calling the picture `name`, when it has no such face and nothing is forced.
     """
-    faces = finder.find(picture, wanted=face + 1, thorough=True)
-    if not faces:
-        raise FaceNotFoundError(
-            f"{name}: no face was found; use a picture of one upright face that looks at the camera, or do not crop"
-        )
-    if face >= len(faces):
-        raise FaceNotFoundError(f"{name}: only {len(faces)} found where face {face} (from 0) is asked for; choose less")
     framing = framing or FramingConfig()
     height, width = picture.shape[:2]
-    return framing.square(faces[face]).moved_inside(height, width, framing.inside)
+    faces = finder.find(picture, wanted=face + 1, thorough=True)
+    if face < len(faces):
+        return HeadPlace(framing.square(faces[face]).moved_inside(height, width, framing.inside), True)
+    if faces:
+        raise FaceNotFoundError(f"{name}: only {len(faces)} found where face {face} (from 0) is asked for; choose less")
+    if not force:
+        advice = "use a picture of one upright face that looks at the camera"
+        advice += "" if force is None else ", or --force to try this one"
+        raise FaceNotFoundError(f"no human face that can be read in {name}: {advice}")
+    guess = finder.likeliest(picture)
+    if guess is None:
+        return HeadPlace(Square(width / 2, height / 2, min(height, width)), False)
+    return HeadPlace(framing.square(guess).moved_inside(height, width, framing.inside), False)
 
 
 def find_first_face(

@@ -173,6 +173,7 @@ def _loader(pipeline: Model | None, settings: Settings) -> Callable[[Callable[[f
             decoder=settings.decoder,
             runtime=settings.runtime,
             window=settings.window,
+            size=settings.size,
         )
 
     return load

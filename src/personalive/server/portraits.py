@@ -8,7 +8,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, replace
 
 from personalive import gallery
-from personalive.errors import FaceNotFoundError, InputError
+from personalive.errors import InputError
 from personalive.media.frames import Pixels, decode_picture, load_picture, resize_to
 from personalive.motion.face_crop import Square, crop_square, find_head
 from personalive.motion.face_finder import FaceFinder
@@ -125,14 +125,11 @@ class Portraits:
         return known
 
     def _find(self, pixels: Pixels) -> tuple[Square, bool]:
-        """The head's square, or without a face the largest in the middle."""
+        """The head's square, or without a human face the likeliest one, and whether there is a face."""
         with self._finding:
             self._finder = self._finder or FaceFinder()
-            try:
-                return find_head(pixels, self._finder), True
-            except FaceNotFoundError:
-                height, width = pixels.shape[:2]
-                return Square(width / 2, height / 2, min(height, width)), False
+            place = find_head(pixels, self._finder, force=True)
+            return place.square, place.found
 
 
 def shown(portrait: Portrait) -> bytes:

@@ -41,6 +41,9 @@ class Settings(BaseSettings):
     window: str = "live"
     """LEVELSxFRAMES of the model's window; live: 2x2 for the built-in model, others' own. Fewer frames are sooner."""
 
+    size: Annotated[int, Field(ge=64, le=1024)] | None = None
+    """Side of the pictures in pixels, a multiple of 8; None: the model's own, 256 for the built-in one."""
+
     token: Annotated[str, Field(pattern=r"^[A-Za-z0-9._~-]{8,}$")] | None = None
     """What a client must show; needed on any address but loopback, where one is made if none is set."""
 

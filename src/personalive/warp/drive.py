@@ -56,10 +56,11 @@ def move_surface(surface: PortraitSurface, target: HeadMotion, coefficients: Ten
     def read(map_: Tensor, flow: Tensor) -> Tensor:
         return sample(map_[None, None].expand(frames, -1, -1, -1), flow)
 
-    closed = -F.max_pool2d(-F.max_pool2d(reached, 3, 1, 1), 3, 1, 1)  # without the pinholes of a slight stretch
-    lids = (read(surface.lids, flow) * 2).clamp(max=1)  # their skin may be stretched over the whole eye
+    closed = -F.max_pool2d(-F.max_pool2d(reached, 5, 1, 2), 5, 1, 2)  # without the pinholes of a slight stretch
     gap = (read(surface.lips, flow) * 2).clamp(max=1) * (1 - reached)  # between lips that part
-    solid = torch.maximum(closed * (density(flow) * 6 - 0.5).clamp(0, 1), lids) * (1 - gap)
+    area, lids = density(flow), read(surface.lids, flow)
+    # A crease above the lashes would be stretched over the closing eye: lids are generated sooner than other skin.
+    solid = closed * torch.lerp(area * 6 - 0.5, area * 4 - 1, lids).clamp(0, 1) * (1 - gap)
     opening = (read(surface.eye, flow) - 0.35).div(0.3).clamp(0, 1) * closed
     eyes = invert_smooth(_eyeballs(surface, target, coefficients))
     share = opening.movedim(1, -1)

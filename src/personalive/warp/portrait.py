@@ -21,10 +21,14 @@ INNER_LIPS = (60, 61, 62, 63, 64)
 """Landmarks along the upper lip's inner edge, corner to corner."""
 LID_POINTS, LID_SOFTNESS = 9, 1.0
 """Points between two landmarks of an edge; how far, in half cells, an edge's motion is mixed with the other's."""
+LASH_CELLS, LASH_FADE = 2, 2
+"""Cells around an eyeball that move with the edge of its lid, and how often that is spread by one cell more."""
 LINE_REACH = 1.5
 """A cell whose centre is so near to a line, in cells, belongs to it."""
 DEPTH_UNIT = 10.0
 """The surface network sees and corrects depths in so many cm."""
+CORRECTION_CELLS = 8
+"""Depth and weight are corrected in squares of so many cells a side, smoothly in between."""
 BEHIND_LIDS = 1.0
 """An open eye counts as so many cm behind its lids, which may close over it."""
 
@@ -108,9 +112,12 @@ def shape_surface(
 
     Told are the figure, and corrections of weight and depth where the mesh does not reach; differentiable in it.
     """
-    loose = 1 - drawing.face
-    depth = drawing.depth + DEPTH_UNIT * told[2] * loose
-    weight = torch.sigmoid(torch.logit(drawing.weight.clamp(0.01, 0.99)) + 4 * told[1] * loose)
+    loose, side = 1 - drawing.face, drawing.depth.shape[-1]
+    # Neighbours off the mesh move alike: else hair tears.
+    coarse = F.avg_pool2d(told[None, 1:], CORRECTION_CELLS)
+    stiffer, deeper = F.interpolate(coarse, size=(side, side), mode="bilinear", align_corners=False)[0]
+    depth = drawing.depth + DEPTH_UNIT * deeper * loose
+    weight = torch.sigmoid(torch.logit(drawing.weight.clamp(0.01, 0.99)) + 4 * stiffer * loose)
     points = _unposed(identity_grid(depth.shape[-1], depth), depth, weight, head).movedim(-1, 0)
     return PortraitSurface(
         rest=points - torch.einsum("e,echw->chw", head.expression, drawing.motion),
@@ -146,11 +153,14 @@ def draw_head(mesh: FaceMesh, head: FittedHead, side: int) -> HeadDrawing:
     about = shown(torch.cat([drawn[:, 2:], mesh.weight[:, None]], dim=1))
     depth, weight = fill(about * known, known)[0]
     edge = F.max_pool2d(eyeball, 3, 1, 1) * known
+    lashes = F.max_pool2d(eyeball, 2 * LASH_CELLS + 1, 1, LASH_CELLS)
+    for _ in range(LASH_FADE):  # the skin beyond is stretched, not the lashes
+        lashes = torch.maximum(lashes, F.avg_pool2d(lashes, 3, 1, 1))
     near = _fade(known)
     moved = head.expressions.movedim(0, 1).flatten(1)  # (V, E * 3)
     solid = known * (1 - edge)
     motion = _fill_coarsely(shown(moved) * solid, solid)
-    motion = torch.where(edge > 0, _lid_motion(mesh, head, drawn, side), motion) * near
+    motion = torch.lerp(motion, _lid_motion(mesh, head, drawn, side), lashes * known) * near
     glances = head.expressions[mesh.glances.long()].movedim(0, 1).flatten(1)
     gaze = _fill_coarsely(shown(glances) * eyeball, eyeball) * near
     return HeadDrawing(
@@ -159,7 +169,7 @@ def draw_head(mesh: FaceMesh, head: FittedHead, side: int) -> HeadDrawing:
         known[0, 0],
         eyeball[0, 0],
         behind[0, 0],
-        F.max_pool2d(eyeball, 5, 1, 2)[0, 0],
+        (lashes > 0.02).float()[0, 0],
         _line(drawn[mesh.landmarks.long()[torch.tensor(INNER_LIPS)]][:, :2], side),
         motion.view(-1, 3, side, side),
         gaze.view(-1, 3, side, side),

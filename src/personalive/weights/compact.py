@@ -11,7 +11,7 @@ LEVELS, SCALE = ":levels", ":scale"
 """What a kernel's two entries in a file add to its name: int8 numbers, and the float32 size of one for each output."""
 
 COMPACT = ("reference_unet.", "reference_warp.landmarks.", "reference_warp.surface.", "reference_warp.compositor.")
-"""Networks, by the beginning of their entries' names, whose kernels are stored so (measured: docs/built-in-model.md)."""
+"""Networks, by how their entries' names begin, whose kernels are stored so."""
 
 
 def compacted(tensors: Mapping[str, Tensor], names: Iterable[str] = COMPACT) -> dict[str, Tensor]:

@@ -146,7 +146,7 @@ async function takeIn(picture) {
 async function crop(details) {
   const advice = details.face
     ? "The face was found. Head and shoulders should fill the square."
-    : "No face was found: place the square around head and shoulders.";
+    : "No human face that can be read was found: place the square around head and shoulders.";
   const wanted = await cropEditor.edit(
     api.portraitOriginal(details.id), details.crop, details.width, details.height, advice);
   if (wanted === null) return;
