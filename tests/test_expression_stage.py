@@ -49,7 +49,7 @@ def tokens_of(truth: str, monkeypatch: pytest.MonkeyPatch) -> None:
         values = people.expression - 0.5
         if truth == "bent":  # a linear map sees the half of it
             values = torch.cat([values[..., :26].abs() * 2, values[..., 26:]], dim=-1)
-        return (values @ mixing).unflatten(-1, (4, 8)) + 3
+        return (values @ mixing).view(*values.shape[:2], 4, 8) + 3
 
     monkeypatch.setattr(expression_stage, "prepare_tokens", tokens)
 
