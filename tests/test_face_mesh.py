@@ -61,7 +61,7 @@ def test_what_is_missing_or_foreign_is_one_clear_error(mesh: FaceMesh, tmp_path:
     with pytest.raises(InputError, match=r"face_mesh.safetensors is missing.*personalive data render"):
         load_face_mesh(tmp_path, mesh.config)
     save_face_mesh(mesh, tmp_path)
-    with pytest.raises(InputError, match=r"mean is 672x3, not 15227x3.*warp\.mesh"):
+    with pytest.raises(InputError, match=r"mean is \d+x3, not \d+x3.*warp\.mesh"):
         load_face_mesh(tmp_path, FaceMeshConfig())
     (tmp_path / FILE).write_bytes(b"no tensors")
     with pytest.raises(InputError, match="not a whole safetensors file"):

@@ -6,6 +6,7 @@ import dataclasses
 import os
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +14,14 @@ import torch
 
 from people import made_up
 from personalive.config import TOY
+from personalive.data.face_mesh import save_face_mesh
+from personalive.data.geometry import HeadTruth
 from personalive.data.shards import PersonRecord, write_shard
+from personalive.errors import ConfigError, InputError
 from personalive.training import run
-from personalive.training.clips import Corpus
 from personalive.training.loop import RunOptions
 from personalive.training.recipe import load_recipe
+from toy_mesh import LANDMARKS, WARP, toy_mesh
 
 RECIPE = load_recipe(None, {"autoencoder.optimisation.steps": 6, "autoencoder.optimisation.batch": 2})
 
@@ -53,9 +57,9 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     names: list[tuple[str, ...]] = []
     build = run._build
 
-    def watched(name: str, config: object, recipe: object, folder: Path, train: Corpus, *rest: object) -> object:
-        names.append(train.names)
-        return build(name, config, recipe, folder, train, *rest)  # type: ignore[arg-type]
+    def watched(*arguments: Any) -> object:
+        names.append(next(one.train.names for one in arguments if isinstance(one, run._Data)))
+        return build(*arguments)
 
     monkeypatch.setattr(run, "_build", watched)
     return names
@@ -86,3 +90,28 @@ def test_people_come_in_turns_and_a_run_goes_on_with_those_whose_turn_it_is(
 def test_everybody_is_in_memory_by_default(shards: Path, tmp_path: Path, seen: list[tuple[str, ...]]) -> None:
     assert train(shards, tmp_path)["l1"] > 0
     assert [len(names) for names in seen] == [6]
+
+
+def test_landmarks_are_learned_from_larger_pictures_and_the_mesh_beside_them(tmp_path: Path) -> None:
+    data, config = tmp_path / "data", dataclasses.replace(TOY, warp=WARP)
+    data.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("train", "test"):
+        head = HeadTruth(
+            identity=np.zeros(4, np.float32),
+            camera=np.ones(3, np.float32),
+            pose=np.zeros((3, 6), np.float32),
+            dense=rng.uniform(-0.5, 0.5, (3, LANDMARKS, 2)).astype(np.float32),
+            dense_visible=np.ones((3, LANDMARKS), bool),
+        )
+        known = dataclasses.replace(made_up(name, 3, side=2 * TOY.image_size), head=head)
+        write_shard(data / f"{name}-00000.tar", [known])
+    recipe = load_recipe(None, {"landmarks.optimisation.steps": 2, "landmarks.optimisation.batch": 2})
+    options = RunOptions(tmp_path / "run")
+    with pytest.raises(InputError, match=r"face_mesh\.safetensors is missing"):
+        run.train_stage("landmarks", config, recipe, data, options)
+    with pytest.raises(ConfigError, match="config 'toy' has no reference warp, which stage landmarks is for"):
+        run.train_stage("landmarks", TOY, recipe, data, options)
+    save_face_mesh(toy_mesh(), data)
+    assert run.train_stage("landmarks", config, recipe, data, options)["all"] > 0
+    assert (tmp_path / "run" / "landmarks.safetensors").exists()

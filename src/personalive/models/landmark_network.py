@@ -65,5 +65,6 @@ class LandmarkNetwork(nn.Module):
         maps = self.maps(x).float()
         share = maps.flatten(2).softmax(-1).view(maps.shape)  # (N, K, s, s)
         line = (torch.arange(maps.shape[-1], device=maps.device) + 0.5) / maps.shape[-1] * 2 - 1
-        points = torch.stack([share.sum(2) @ line, share.sum(3) @ line], dim=-1)
+        # Sums, not products of matrices: these autocast would round to 8 bits.
+        points = torch.stack([(share.sum(side) * line).sum(-1) for side in (2, 3)], dim=-1)
         return points, F.softplus(self.spread(pooled).float() - 3) + 1e-3

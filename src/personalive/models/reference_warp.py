@@ -18,7 +18,7 @@ GUIDE_INPUTS = 6
 
 
 class ExpressionReader(nn.Module):
-    """Motion tokens -> the head mesh's expression coefficients."""
+    """Motion tokens -> the head mesh's expression coefficients: a linear map and, beside it, a hidden layer."""
 
     def __init__(self, tokens: int, hidden: int, expressions: int) -> None:
         super().__init__()
@@ -35,9 +35,16 @@ class ExpressionReader(nn.Module):
 
     def forward(self, motion: Tensor) -> Tensor:
         """(N, T, D) -> (N, E), about [0, 1], not clamped."""
-        x = (motion.flatten(1) - self.mean) / self.deviation
-        coefficients: Tensor = self.linear(x) + self.second(F.silu(self.first(x)))
-        return coefficients
+        linear, hidden = self.parts(self.standardise(motion))
+        return linear + hidden
+
+    def standardise(self, motion: Tensor) -> Tensor:
+        """Tokens (N, T, D) in deviations from their mean: (N, T * D)."""
+        return (motion.flatten(1) - self.mean) / self.deviation
+
+    def parts(self, standardised: Tensor) -> tuple[Tensor, Tensor]:
+        """What the linear map and what the hidden layer add to the coefficients, from (N, T * D): two of (N, E)."""
+        return self.linear(standardised), self.second(F.silu(self.first(standardised)))
 
 
 def warp_guider(config: WarpConfig) -> PoseGuider:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter1d
 
+from personalive.data.expressions import EXPRESSIONS as EXPRESSIONS
 from personalive.rendering.face_model import FloatArray
 from personalive.rendering.ground_truth import Pose
 from personalive.rendering.mesh import smoothstep
@@ -18,18 +19,6 @@ from personalive.rendering.mesh import smoothstep
 Array = NDArray[np.float64]
 Shape = dict[str, float]
 
-# fmt: off
-_SIDED = (
-    "browDown", "browInnerUp", "browOuterUp", "cheekPuff", "cheekSquint", "eyeBlink", "eyeLookDown", "eyeLookIn",
-    "eyeLookOut", "eyeLookUp", "eyeSquint", "eyeWide", "mouthDimple", "mouthFrown", "mouthLowerDown", "mouthPress",
-    "mouthSmile", "mouthStretch", "mouthUpperUp", "noseSneer",
-)
-_CENTRAL = (
-    "jawForward", "jawLeft", "jawOpen", "jawRight", "mouthClose", "mouthFunnel", "mouthLeft", "mouthPucker",
-    "mouthRight", "mouthRollLower", "mouthRollUpper", "mouthShrugLower", "mouthShrugUpper",
-)
-# fmt: on
-EXPRESSIONS: tuple[str, ...] = tuple(sorted([*_CENTRAL, *(f"{name}_{side}" for name in _SIDED for side in "LR")]))
 _PLACE = {name: place for place, name in enumerate(EXPRESSIONS)}
 
 # What the mouth does in speech, by sound.

@@ -49,7 +49,8 @@ class Corpus:
     clip_start (P,): the frames from there on are a smooth clip; names (P,): who each is, if known.
 
     Ground truth, NaN for people of real video, whom `known` leaves out: expression (P, F, 53); angles (P, F, 3)
-    degrees; scale (P, F); translation (P, F, 2); canonical (P, 21, 3).
+    degrees; scale (P, F); translation (P, F, 2); canonical (P, 21, 3); dense (P, F, K, 2): the landmarks of the head
+    mesh, None where the shards have none of anybody.
     """
 
     images: Tensor
@@ -62,6 +63,7 @@ class Corpus:
     group: Tensor
     clip_start: Tensor
     names: tuple[str, ...] = ()
+    dense: Tensor | None = None
     flows: Flows | None = None
 
     @property
@@ -86,7 +88,8 @@ class Corpus:
             return self
         if not bool(known.any()):
             raise InputError("real video only: this stage learns from exact motion; add people of `data render`")
-        tensors = {f.name: getattr(self, f.name)[known] for f in fields(self) if f.name not in ("names", "flows")}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        tensors = {name: value[known] for name, value in values.items() if isinstance(value, Tensor)}
         names = tuple(name for name, kept in zip(self.names, known.tolist(), strict=False) if kept)
         return replace(self, **tensors, names=names, flows=None)
 
@@ -164,8 +167,18 @@ def corpus_of(people: Sequence[PersonRecord], size: int | None = None) -> Corpus
         group=group,
         clip_start=_clip_start(group),
         names=tuple(person.person for person in people),
+        dense=_dense(people),
         flows=_flows(people),
     )
+
+
+def _dense(people: Sequence[PersonRecord]) -> Tensor | None:
+    """The head mesh's landmarks of every frame (P, F, K, 2), NaN for people without; None where nobody has them."""
+    known = [person.head.dense for person in people if person.head is not None]
+    if not known:
+        return None
+    unknown = np.full_like(known[0], np.nan)
+    return torch.from_numpy(np.stack([unknown if p.head is None else p.head.dense for p in people]))
 
 
 def _flows(people: Sequence[PersonRecord]) -> Flows | None:

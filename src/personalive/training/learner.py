@@ -34,6 +34,24 @@ def halve(parameter: nn.Parameter) -> None:
         parameter.data = parameter.data.to(torch.bfloat16)
 
 
+def running_statistics(modules: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """The running means and variances of all batch norms, by their dotted names: they are averaged like weights."""
+    return {
+        ".".join(filter(None, (prefix, path, name))): buffer
+        for prefix, module in modules.items()
+        for path, part in module.named_modules()
+        if isinstance(part, nn.BatchNorm2d)
+        for name, buffer in part.named_buffers()
+        if buffer.is_floating_point()
+    }
+
+
+@torch.no_grad()
+def _fill(buffers: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    for name, buffer in buffers.items():
+        buffer.copy_(values[name])
+
+
 class Learner:
     """The stage's learning parameters with their optimiser and their moving average.
 
@@ -52,6 +70,8 @@ class Learner:
         self.masters = Masters(self.named, settings)
         self.optimiser = build_optimiser(self.masters.tensors, settings)
         self.average = {name: master.detach().clone() for name, master in self.masters.tensors.items()}
+        self.statistics = running_statistics(modules)
+        self.average_statistics = {name: buffer.clone() for name, buffer in self.statistics.items()}
         self._frozen: dict[str, Tensor] = {}  # in full precision, where the modules hold less
         for name, parameter in named.items():
             if half and not is_spread(parameter):
@@ -105,6 +125,8 @@ class Learner:
         keep = min(settings.ema, (1 + step) / (20 + step))
         with torch.no_grad():
             torch._foreach_lerp_(list(self.average.values()), list[Tensor](self.masters.tensors.values()), 1 - keep)
+            for name, average in self.average_statistics.items():
+                average.lerp_(self.statistics[name], 1 - keep)
         return figures
 
     def _clip(self, limit: float) -> float:
@@ -122,9 +144,14 @@ class Learner:
 
     @contextlib.contextmanager
     def averaged(self) -> Iterator[None]:
-        """For `with`: the modules carry the averaged weights inside, the live ones again outside."""
+        """For `with`: the modules carry the averaged weights and statistics inside, the live ones again outside."""
+        live = {name: buffer.clone() for name, buffer in self.statistics.items()}
         with self.masters.replaced(self.average):
-            yield
+            _fill(self.statistics, self.average_statistics)
+            try:
+                yield
+            finally:
+                _fill(self.statistics, live)
 
     def state(self) -> dict[str, Any]:
         """Everything that changes, whole and in float32, however it is held: for a checkpoint.
@@ -133,13 +160,15 @@ class Learner:
         """
         return {
             "modules": self._modules({name: self._whole(name, m) for name, m in self.masters.tensors.items()}),
-            "average": {name: self._whole(name, value) for name, value in self.average.items()},
+            "average": {name: self._whole(name, value) for name, value in self.average.items()}
+            | self.average_statistics,
             "optimiser": self._states(self.optimiser.state_dict(), self._whole),
         }
 
     def trained(self) -> dict[str, dict[str, Tensor]]:
         """The modules' tensors with the averaged weights, whole and in float32; for the processes see `state`."""
-        return self._modules({name: self._whole(name, value) for name, value in self.average.items()})
+        averages = {name: self._whole(name, value) for name, value in self.average.items()}
+        return self._modules(averages | self.average_statistics)
 
     @torch.no_grad()
     def load(self, state: Mapping[str, Any]) -> None:
@@ -157,6 +186,8 @@ class Learner:
                     self.average[full].copy_(part(state["average"][full], self.named[full]))
                 else:
                     tensor.copy_(value)
+                    if full in self.statistics:  # earlier checkpoints have no average of them
+                        self.average_statistics[full].copy_(state["average"].get(full, value))
                     if full in self._frozen:
                         self._frozen[full] = value.clone()
         self.masters.show()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -66,22 +66,24 @@ def load_frozen(config: ModelConfig, folder: Path | None) -> Frozen:
     """From the run folder's `autoencoder.safetensors` and `motion.safetensors`; the motion encoder from
     `image.safetensors` when that stage trained it further. Without a folder: fresh networks.
     """
-    extractor, encoder = MotionExtractor(config.motion_extractor), MotionEncoder(config.motion_encoder)
+    extractor, encoder = load_motion_networks(config, folder)
     if folder is None:
-        autoencoder = Autoencoder(config.autoencoder).eval().requires_grad_(False)
-        return Frozen(autoencoder, extractor.eval().requires_grad_(False), encoder.eval().requires_grad_(False))
-    load_modules({"motion_extractor": extractor, "motion_encoder": encoder}, folder / "motion.safetensors")
-    image = folder / "image.safetensors"
-    if image.exists():
-        with safe_open(str(image), "pt") as file:
-            further = any(key.startswith("motion_encoder.") for key in file.keys())  # noqa: SIM118 (not a mapping)
-        if further:
-            load_modules({"motion_encoder": encoder}, image)
-    return Frozen(
-        load_autoencoder(config, folder),
-        extractor.eval().requires_grad_(False),
-        encoder.eval().requires_grad_(False),
-    )
+        return Frozen(Autoencoder(config.autoencoder).eval().requires_grad_(False), extractor, encoder)
+    return Frozen(load_autoencoder(config, folder), extractor, encoder)
+
+
+def load_motion_networks(config: ModelConfig, folder: Path | None) -> tuple[MotionExtractor, MotionEncoder]:
+    """The motion networks of a run folder at rest, as `load_frozen` finds them; fresh ones without a folder."""
+    extractor, encoder = MotionExtractor(config.motion_extractor), MotionEncoder(config.motion_encoder)
+    if folder is not None:
+        load_modules({"motion_extractor": extractor, "motion_encoder": encoder}, folder / "motion.safetensors")
+        image = folder / "image.safetensors"
+        if image.exists():
+            with safe_open(str(image), "pt") as file:
+                further = any(key.startswith("motion_encoder.") for key in file.keys())  # noqa: SIM118 (not a mapping)
+            if further:
+                load_modules({"motion_encoder": encoder}, image)
+    return extractor.eval().requires_grad_(False), encoder.eval().requires_grad_(False)
 
 
 @dataclass(frozen=True)
@@ -150,9 +152,14 @@ def _prepared(corpus: Corpus, parts: dict[str, Tensor]) -> Prepared:
 
 def _fingerprint(frozen: Frozen, corpus: Corpus, warp: ReferenceWarp | None) -> str:
     """A checksum of everything that `prepare` depends on."""
-    digest = hashlib.sha256()
     at_rest = [] if warp is None else [warp.mesh, warp.landmarks, warp.expression, warp.surface]
-    for module in (frozen.autoencoder, frozen.motion_extractor, frozen.motion_encoder, *at_rest):
+    return checksum((frozen.autoencoder, frozen.motion_extractor, frozen.motion_encoder, *at_rest), corpus)
+
+
+def checksum(networks: Iterable[nn.Module], corpus: Corpus) -> str:
+    """A checksum of networks and of the pictures that they see."""
+    digest = hashlib.sha256()
+    for module in networks:
         for name, tensor in module.state_dict().items():
             digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
     digest.update(corpus.images.numpy().tobytes())

@@ -20,6 +20,7 @@ from personalive.motion.keypoints import retarget
 from personalive.streaming.state import map_tensors
 from personalive.training.checkpoint import load_modules
 from personalive.training.clips import Corpus
+from personalive.training.expression_choice import load_expression
 from personalive.warp.compose import portrait_layers, warped_picture
 from personalive.warp.drive import drive_surface
 from personalive.warp.portrait import build_surface, fit_portrait
@@ -157,7 +158,9 @@ def load_reference_warp(
     encoder = config.motion_encoder
     warp = ReferenceWarp(config.warp, encoder.tokens * encoder.token_dim, config.unet.channels[0])
     if folder is not None:
-        for part in ("landmarks", "expression", "surface"):
+        if "expression" not in without:
+            load_expression(warp.expression, folder / "expression.safetensors")
+        for part in ("landmarks", "surface"):
             if part not in without:
                 load_modules({part: getattr(warp, part)}, folder / f"{part}.safetensors")
         load_modules({"mesh": warp.mesh}, folder / "landmarks.safetensors")

@@ -91,6 +91,51 @@ class MotionRecipe:
 
 
 @dataclass(frozen=True)
+class LandmarkRecipe:
+    """The reference warp's landmark network, on random crops of rendered faces that other cameras might have taken.
+
+    A crop is turned by `turn` (radians, deviation) and shifted by `shift` (of half its side, deviation), and the face
+    spans between the two shares `span` of it. Distances count over the face's span.
+    """
+
+    optimisation: Optimisation = field(
+        default_factory=lambda: Optimisation(
+            steps=6000,
+            batch=32,
+            rate=2e-3,
+            optimiser="adamw",
+            warmup=100,
+            decay_from=0.5,
+            weight_decay=1e-3,
+            betas=(0.9, 0.999),
+            clip=2.0,
+            ema=0.997,
+        )
+    )
+    span: tuple[float, float] = (0.33, 0.85)
+    turn: float = 0.3
+    shift: float = 0.12
+    distance_weight: float = 30.0
+    spread_weight: float = 0.1  # of the likelihood of the distances (Laplace) by the spreads that are told
+
+
+@dataclass(frozen=True)
+class ExpressionRecipe:
+    """The reference warp's expression reader, on the motion encoder's tokens: a linear map in closed form (ridge
+    regression), which stays, then a hidden layer beside it.
+    """
+
+    optimisation: Optimisation = field(
+        default_factory=lambda: Optimisation(
+            steps=3000, batch=256, rate=2e-3, optimiser="adamw", decay_from=0.0, weight_decay=0.05, betas=(0.9, 0.999)
+        )
+    )
+    ridge: float = 30.0  # penalty of squared weights, tokens in deviations from their mean
+    token_noise: float = 0.12  # deviation added to tokens of deviation 1
+    emphasis: float = 3.0  # weight of blink, jaw, smile, gaze and brows over that of the other coefficients
+
+
+@dataclass(frozen=True)
 class Regions:
     """Loss weights by place: `rest` everywhere, `face` more on the face, `detail` more at brows, eyes and mouth."""
 
@@ -202,6 +247,8 @@ class Recipe:
 
     autoencoder: AutoencoderRecipe = field(default_factory=AutoencoderRecipe)
     motion: MotionRecipe = field(default_factory=MotionRecipe)
+    landmarks: LandmarkRecipe = field(default_factory=LandmarkRecipe)
+    expression: ExpressionRecipe = field(default_factory=ExpressionRecipe)
     surface: SurfaceRecipe = field(default_factory=SurfaceRecipe)
     image: ImageRecipe = field(default_factory=ImageRecipe)
     rollout: RolloutRecipe = field(default_factory=RolloutRecipe)

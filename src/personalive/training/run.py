@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,13 +13,16 @@ from torch import nn
 
 from personalive.config import ModelConfig
 from personalive.contracts import Networks
-from personalive.errors import InputError
+from personalive.data.face_mesh import load_face_mesh
+from personalive.errors import ConfigError, InputError
 from personalive.training.autoencoder_stage import AutoencoderStage
 from personalive.training.checkpoint import load_modules, reached, save_modules
 from personalive.training.clips import Corpus, check_apart, load_corpus, stream_corpora
 from personalive.training.compose_stage import ComposeStage
 from personalive.training.estimate import ESTIMATED, estimate
+from personalive.training.expression_stage import ExpressionStage
 from personalive.training.image_stage import ImageStage
+from personalive.training.landmark_stage import LandmarkStage
 from personalive.training.loop import RunOptions, Stage, train
 from personalive.training.motion_stage import MotionStage
 from personalive.training.prepared import MODULES, Denoiser, load_frozen, with_guider
@@ -48,20 +51,21 @@ def train_stage(
     if processes.first:
         logger.info("reading the shards of %s", data)
     shards = _shards(data, "train")
-    held_out = load_corpus(_shards(data, "test"), size=config.image_size)
+    size = None if name == "landmarks" else config.image_size  # its crops are cut out of larger pictures
+    held_out = load_corpus(_shards(data, "test"), size=size)
     if init is not None and processes.first:
         start_from(init, options.folder)
     processes.wait()
     begin, budget = time.monotonic(), options.budget_minutes
-    for people, until in _people(shards, config.image_size, name, options):
+    for people, until in _people(shards, size, name, options):
         check_apart(people, held_out)
         if processes.first:
             logger.info("%d people to train on, %d held out", people.people, held_out.people)
         seeded(options.seed)  # of fresh weights
-        stage = _build(name, config, recipe, options.folder, people, held_out, processes)
-        own = {"motion": ("motion_extractor", "motion_encoder"), "image": MODULES}.get(
-            name, (name,) if name == "surface" else ("compositor",) if name == "compose" else ()
-        )
+        stage = _build(name, config, recipe, options.folder, _Data(data, people, held_out), processes)
+        own = _OWN_PARTS.get(name, ())
+        if name in _WARP_STAGES and init is not None and init.reference_warp is None:
+            own = ()
         if init is not None and own:  # later stages begin from the parts of the stage before them anyway
             load_modules({part: stage.modules()[part] for part in own}, options.folder / f"{name}.safetensors")
         left = None if budget is None else budget - (time.monotonic() - begin) / 60
@@ -73,7 +77,27 @@ def train_stage(
     return ended.figures
 
 
-def _people(paths: list[Path], size: int, name: str, options: RunOptions) -> Iterator[tuple[Corpus, int | None]]:
+@dataclass(frozen=True)
+class _Data:
+    """The folder of the shards and the head mesh, and who of it is in memory."""
+
+    folder: Path
+    train: Corpus
+    held_out: Corpus
+
+
+_WARP_STAGES = ("landmarks", "expression", "surface", "compose")
+_OWN_PARTS = {
+    "motion": ("motion_extractor", "motion_encoder"),
+    "landmarks": ("landmarks",),
+    "surface": ("surface",),
+    "image": MODULES,
+    "compose": ("compositor",),
+}
+"""What a stage takes from a trained model to begin with. The expression stage begins in closed form."""
+
+
+def _people(paths: list[Path], size: int | None, name: str, options: RunOptions) -> Iterator[tuple[Corpus, int | None]]:
     """Who is in memory, and until which step: everybody to the end, or some people after others.
 
     Which people a step sees is a function of the seed and the step, so that a run that goes on finds the same ones.
@@ -97,19 +121,28 @@ def _refuse_what_does_not_fit(name: str, config: ModelConfig, recipe: Recipe, pr
     found.check(torch.cuda.mem_get_info(processes.device)[1])
 
 
-def _build(
-    name: str, config: ModelConfig, recipe: Recipe, folder: Path, train: Corpus, held_out: Corpus, processes: Processes
-) -> Stage:
+def _build(name: str, config: ModelConfig, recipe: Recipe, folder: Path, data: _Data, processes: Processes) -> Stage:
     """A stage on its data. The first process computes what all then read from the run folder."""
+    train, held_out = data.train, data.held_out
+    if name in _WARP_STAGES and not config.warp.enabled:
+        raise ConfigError(
+            f"config {config.name!r} has no reference warp, which stage {name} is for: --config-set warp.enabled=true"
+        )
     device = processes.device
     if name == "autoencoder":
         return AutoencoderStage(config, recipe.autoencoder, train, held_out, device)
     if name == "motion":
         return MotionStage(config, recipe.motion, train, held_out, device)
+    if name == "landmarks":
+        mesh = load_face_mesh(data.folder, config.warp.mesh)
+        return LandmarkStage(config, recipe.landmarks, mesh, train, held_out, device)
+
     if name == "surface":
         return SurfaceStage(config, recipe.surface, folder, train, held_out, device)
 
-    def denoiser() -> Stage:
+    def prepared() -> Stage:
+        if name == "expression":
+            return ExpressionStage(config, recipe.expression, folder, train, held_out, device)
         if name == "compose":
             return ComposeStage(config, recipe.compose, folder, train, held_out, device)
         if name == "image":
@@ -118,9 +151,9 @@ def _build(
             return RolloutStage(config, recipe.rollout, folder, train, held_out, device)
         return StreamStage(config, recipe.stream, folder, train, held_out, device)
 
-    stage = denoiser() if processes.first else None
+    stage = prepared() if processes.first else None
     processes.wait()
-    return stage or denoiser()
+    return stage or prepared()
 
 
 def _shards(data: Path, split: str) -> list[Path]:

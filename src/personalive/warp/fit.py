@@ -10,13 +10,19 @@ from torch import Tensor
 from personalive.models.face_mesh import CAMERA_DISTANCE, FaceMesh, project
 from personalive.motion.keypoints import rotation
 
-ROUNDS = 12
+POSE_ROUNDS, ROUNDS = 6, 12
+"""Steps of the pose alone; steps of everything."""
 IDENTITY_WEIGHT = 1.0
 """Weight of a squared standard deviation of identity against a landmark's squared error in expected errors."""
 EXPRESSION_DEVIATION = 0.25
 """How far the portrait's expression coefficients may well be from what was expected."""
 LEAST_SPREAD = 0.01
 """No landmark is trusted to be closer than this to the truth, in picture units (1/2 of a side is 1)."""
+ROBUST = 4.0
+"""From so many expected errors on a landmark counts less (Cauchy)."""
+POSE_STEPS = (0.5, 0.5, 0.5, 0.01, 0.01, 0.01)
+"""Changes of the pose's numbers that are about alike: degrees, logarithm of the scale, picture units."""
+DAMPING = 1e-3
 REACH = 1.6
 """Distance in cm over which the last displacement of a landmark fades on its surroundings."""
 LIDS = (((43, 44), (47, 46)), ((37, 38), (41, 40)))
@@ -30,9 +36,9 @@ class FittedHead:
     """A person's head mesh as a portrait shows it.
 
     neutral (V, 3) cm: the person without expression; expressions (E, V, 3) cm: what each coefficient adds; expression
-    (E,) in [0, 1]: the portrait's own. rotation (3, 3) for row vectors, scale (1,), translation (2,): its pose, see
-    `models.face_mesh.project`. error: median distance of the mesh from the landmarks before the last displacement, over
-    the distance of the outer corners of the eyes.
+    (E,) in [0, 1], blinks perhaps beyond: the portrait's own. rotation (3, 3) for row vectors, scale (1,), translation
+    (2,): its pose, see `models.face_mesh.project`. error: median distance of the mesh from the landmarks before the
+    last displacement, over the distance of the outer corners of the eyes.
     """
 
     neutral: Tensor
@@ -57,30 +63,25 @@ def fit_head(
 
     expected (E,): expression coefficients to stay near where the landmarks do not say otherwise, by default none.
     angles (3,): pitch, yaw, roll in degrees to begin with, by default a head that faces the camera.
-    Alternates the pose (Gauss-Newton) with identity and expression (regularised linear least squares, expressions
-    kept in [0, 1]); then moves the mesh smoothly until its landmarks lie where they were seen.
+    Gauss-Newton steps, of the pose at first and then of pose, identity and expression together, regularised and
+    robust, expressions kept in [0, 1]; then the mesh moves smoothly until its landmarks lie where they were seen.
     """
     marks = mesh.landmarks.long()
-    weight = mesh.weight[marks]
-    identities, expressions = mesh.identities(marks), mesh.expressions(marks)  # (I, K, 3), (E, K, 3)
-    mean = mesh.mean[marks]
-    spread = spread.clamp(min=LEAST_SPREAD)
-    identity = points.new_zeros(len(identities))
-    prior = points.new_zeros(len(expressions)) if expected is None else expected.clamp(0, 1)
-    expression = prior.clone()
-    pose = _first_pose(mean, points, angles)
-
-    def shape() -> Tensor:
-        moved = identity @ identities.flatten(1) + expression @ expressions.flatten(1)
-        return mean + moved.view_as(mean)
-
-    for _ in range(ROUNDS):
-        pose = _better_pose(shape(), weight, pose, points, spread)
-        identity, expression = _better_shape(
-            mean, identities, expressions, weight, pose, points, spread, prior, expression
-        )
+    seen = _Landmarks(
+        mesh.mean[marks],
+        mesh.weight[marks],
+        mesh.identities(marks),
+        mesh.expressions(marks),
+        points,
+        spread.clamp(min=LEAST_SPREAD),
+    )
+    prior = points.new_zeros(len(seen.expressions)) if expected is None else expected.clamp(0, 1)
+    identity, expression = points.new_zeros(len(seen.identities)), prior.clone()
+    pose = _first_pose(seen.mean, points, angles)
+    for number in range(POSE_ROUNDS + ROUNDS):
+        pose, identity, expression = _better(seen, pose, identity, expression, prior, number < POSE_ROUNDS)
     turn, scale, translation = rotation(pose[:3]), pose[3:4].exp(), pose[4:6]
-    fitted = project(shape(), weight, turn, scale, translation)
+    fitted = seen.projected(pose, identity, expression)
     missing = points - fitted[:, :2]  # (K, 2)
     apart = (points[36] - points[45]).norm().clamp(min=1e-3)
     error = float(missing.norm(dim=-1).median() / apart)
@@ -89,8 +90,13 @@ def fit_head(
     posed = neutral + (expression @ deltas.flatten(1)).view_as(neutral)
     magnified = scale / (1 + fitted[:, 2:] / CAMERA_DISTANCE)  # (K, 1)
     in_camera = torch.cat([missing / magnified, torch.zeros_like(magnified)], dim=1)  # cm
-    neutral = neutral + _spread_out(posed[marks], in_camera @ turn.T, spread / scale, posed)
-    return FittedHead(neutral, _closing_lids(mesh, neutral, deltas), expression, turn, scale, translation, error)
+    neutral = neutral + _spread_out(posed[marks], in_camera @ turn.T, seen.spread / scale, posed)
+    closing = _closing_factors(mesh, neutral, deltas)  # (2,)
+    blinks = mesh.blinks.long()
+    deltas, expression = deltas.clone(), expression.clone()
+    deltas[blinks] *= closing[:, None, None]
+    expression[blinks] /= closing  # the portrait's own lids stay where they are
+    return FittedHead(neutral, deltas, expression, turn, scale, translation, error)
 
 
 def _first_pose(mean: Tensor, points: Tensor, angles: Tensor | None) -> Tensor:
@@ -102,69 +108,95 @@ def _first_pose(mean: Tensor, points: Tensor, angles: Tensor | None) -> Tensor:
     return torch.cat([start, size.log()[None], translation])
 
 
-def _better_pose(shape: Tensor, weight: Tensor, pose: Tensor, points: Tensor, spread: Tensor) -> Tensor:
-    """One damped Gauss-Newton step of the pose (6,)."""
+@dataclass(frozen=True)
+class _Landmarks:
+    """What is fitted to what: the mesh's landmarks, their places in the picture, and how sure these are."""
 
-    def residual(pose: Tensor) -> Tensor:
-        seen = project(shape, weight, rotation(pose[:3]), pose[3:4].exp(), pose[4:6])[:, :2]
-        return ((seen - points) / spread[:, None]).flatten()
+    mean: Tensor  # (K, 3) cm
+    weight: Tensor  # (K,)
+    identities: Tensor  # (I, K, 3)
+    expressions: Tensor  # (E, K, 3)
+    points: Tensor  # (K, 2)
+    spread: Tensor  # (K,)
 
-    now = residual(pose)
-    steps = pose.new_tensor([0.5, 0.5, 0.5, 0.01, 0.01, 0.01])
-    columns = [(residual(pose + step) - now) / size for step, size in zip(torch.diag(steps), steps, strict=True)]
-    jacobian = torch.stack(columns, dim=1) * steps  # in units of the steps
-    robust = 1 / (1 + (now / 4) ** 2)
-    normal = jacobian.T @ (robust[:, None] * jacobian)
-    damping = 1e-3 * normal.diagonal().mean() * torch.eye(6, device=pose.device)
-    change = torch.linalg.solve(normal + damping, jacobian.T @ (robust * now))
-    better: Tensor = pose - change * steps
-    return better
+    def shape(self, identity: Tensor, expression: Tensor) -> Tensor:
+        """The landmarks (K, 3) cm before the pose."""
+        moved = identity @ self.identities.flatten(1) + expression @ self.expressions.flatten(1)
+        return self.mean + moved.view_as(self.mean)
+
+    def projected(self, pose: Tensor, identity: Tensor, expression: Tensor) -> Tensor:
+        """The landmarks (K, 3) in the picture, and their depth in cm."""
+        return project(self.shape(identity, expression), self.weight, rotation(pose[:3]), pose[3:4].exp(), pose[4:6])
+
+    def missing(self, pose: Tensor, identity: Tensor, expression: Tensor) -> Tensor:
+        """How far the points are from there, in expected errors: (K * 2,)."""
+        placed = self.projected(pose, identity, expression)[:, :2]
+        return ((self.points - placed) / self.spread[:, None]).flatten()
+
+    def pose_slopes(self, pose: Tensor, identity: Tensor, expression: Tensor) -> Tensor:
+        """What a POSE_STEPS of each number of the pose changes, in expected errors: (K * 2, 6)."""
+        now, steps = self.missing(pose, identity, expression), torch.diag(pose.new_tensor(POSE_STEPS))
+        return torch.stack([now - self.missing(pose + step, identity, expression) for step in steps], dim=1)
+
+    def shape_slopes(self, pose: Tensor, identity: Tensor, expression: Tensor) -> Tensor:
+        """What one of each identity and expression coefficient changes, in expected errors: (K * 2, I + E)."""
+        turn, scale = rotation(pose[:3]), pose[3:4].exp()
+        placed = self.projected(pose, identity, expression)
+        nearness = 1 / (1 + placed[:, 2:] / CAMERA_DISTANCE)  # (K, 1)
+        shapes, share = torch.cat([self.identities, self.expressions]), self.weight[:, None]
+        moved = (shapes @ turn) * share + shapes * (1 - share)  # (I + E, K, 3)
+        away = (placed[:, :2] - pose[4:6]) / CAMERA_DISTANCE  # what moves off shrinks towards the middle
+        slopes = (moved[..., :2] * scale - moved[..., 2:] * away) * nearness / self.spread[:, None]
+        return slopes.flatten(1).T
 
 
-def _better_shape(
-    mean: Tensor,
-    identities: Tensor,
-    expressions: Tensor,
-    weight: Tensor,
-    pose: Tensor,
-    points: Tensor,
-    spread: Tensor,
-    prior: Tensor,
-    expression: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Identity (I,) and expression (E,) for a pose, by regularised least squares, linear but for the perspective."""
-    turn, scale, translation = rotation(pose[:3]), pose[3:4].exp(), pose[4:6]
-    base = project(mean, weight, turn, scale, translation)
-    magnified = scale / (1 + base[:, 2:] / CAMERA_DISTANCE)
-
-    def moved(shapes: Tensor) -> Tensor:
-        share = weight[:, None]
-        turned = (shapes @ turn) * share + shapes * (1 - share)
-        return (turned[..., :2] * magnified / spread[:, None]).flatten(1)  # (N, K * 2)
-
-    target = ((points - base[:, :2]) / spread[:, None]).flatten()
-    rows = torch.cat([moved(identities), moved(expressions)])  # (I + E, K * 2)
-    count = len(identities)
-    centre = torch.cat([prior.new_zeros(count), prior])
+def _better(
+    seen: _Landmarks, pose: Tensor, identity: Tensor, expression: Tensor, prior: Tensor, pose_only: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One Gauss-Newton step of pose (6,), identity (I,) and expression (E,), as far as it makes things better."""
+    steps, count = pose.new_tensor(POSE_STEPS), len(identity)
     strength = torch.cat(
-        [prior.new_full((count,), IDENTITY_WEIGHT), prior.new_full((len(prior),), EXPRESSION_DEVIATION**-2)]
+        [torch.ones_like(identity) * IDENTITY_WEIGHT, torch.full_like(prior, EXPRESSION_DEVIATION**-2)]
     )
-    fixed = torch.cat([prior.new_zeros(count), expression])
-    free = torch.ones_like(strength, dtype=torch.bool)
-    solution = fixed
-    for _ in range(3):  # coefficients that leave [0, 1] are held at its ends
-        active = rows[free]
-        rest = target - fixed[~free] @ rows[~free]
-        normal = active @ active.T + torch.diag(strength[free])
-        found = torch.linalg.solve(normal, active @ rest + strength[free] * centre[free])
-        solution = fixed.clone()
-        solution[free] = found
-        outside = free.clone()
-        outside[:count] = False
-        outside &= (solution < 0) | (solution > 1)
-        fixed = torch.where(outside, solution.clamp(0, 1), fixed)
+    centre = torch.cat([torch.zeros_like(identity), prior])
+
+    def cost(pose: Tensor, shape: Tensor) -> Tensor:
+        missing = seen.missing(pose, shape[:count], shape[count:])
+        return (ROBUST**2 * (missing / ROBUST).square().log1p()).sum() + (strength * (shape - centre).square()).sum()
+
+    shape = torch.cat([identity, expression])
+    missing = seen.missing(pose, identity, expression)
+    sure = 1 / (1 + (missing / ROBUST).square())
+    slopes = seen.pose_slopes(pose, identity, expression)
+    now = torch.zeros_like(steps)  # of the pose, as a change
+    pull, middle = torch.zeros_like(steps), torch.zeros_like(steps)
+    if not pose_only:
+        slopes = torch.cat([slopes, seen.shape_slopes(pose, identity, expression)], dim=1)
+        now, pull, middle = torch.cat([now, shape]), torch.cat([pull, strength]), torch.cat([middle, centre])
+    normal = slopes.T @ (sure[:, None] * slopes) + torch.diag(pull)
+    damping = DAMPING * normal.diagonal()
+    normal = normal + torch.diag(damping)
+    wanted = slopes.T @ (sure * (missing + slopes @ now)) + pull * middle + damping * now
+    found = _bounded(normal, wanted, len(steps) + count)
+    change, target = found[: len(steps)] * steps, shape if pose_only else found[len(steps) :]
+    tries = [(pose + share * change, shape + share * (target - shape)) for share in (1.0, 0.5, 0.25, 0.0)]
+    pose, shape = min(tries, key=lambda one: float(cost(*one)))
+    return pose, shape[:count], shape[count:]
+
+
+def _bounded(normal: Tensor, wanted: Tensor, start: int) -> Tensor:
+    """x (N,) that solves normal x = wanted, those from `start` on kept in [0, 1]: who leaves it is held at its end."""
+    free = torch.ones_like(wanted, dtype=torch.bool)
+    solution = torch.zeros_like(wanted)
+    for _ in range(4):
+        rest = wanted[free] - normal[free][:, ~free] @ solution[~free]
+        solution[free] = torch.linalg.solve(normal[free][:, free], rest)
+        outside = free & ((solution < 0) | (solution > 1))
+        outside[:start] = False
+        solution = torch.where(outside, solution.clamp(0, 1), solution)
         free = free & ~outside
-    return solution[:count], solution[count:].clamp(0, 1)
+    solution[start:] = solution[start:].clamp(0, 1)
+    return solution
 
 
 def _spread_out(marks: Tensor, moved: Tensor, spread: Tensor, vertices: Tensor) -> Tensor:
@@ -178,13 +210,13 @@ def _spread_out(marks: Tensor, moved: Tensor, spread: Tensor, vertices: Tensor) 
     return moved_all
 
 
-def _closing_lids(mesh: FaceMesh, neutral: Tensor, deltas: Tensor) -> Tensor:
-    """The expressions (E, V, 3) with blinks that close this person's lids, however far they are open at rest."""
+def _closing_factors(mesh: FaceMesh, neutral: Tensor, deltas: Tensor) -> Tensor:
+    """How much larger each blink has to be (2,) to close this person's lids, however far they are open at rest."""
     marks = mesh.landmarks.long()
-    deltas = deltas.clone()
+    factors = []
     for blink, lids in zip(mesh.blinks.tolist(), LIDS, strict=True):
         upper, lower = marks[list(lids[0])], marks[list(lids[1])]
         gap = (neutral[lower, 1] - neutral[upper, 1]).mean()
         closing = (deltas[blink, upper, 1] - deltas[blink, lower, 1]).mean()
-        deltas[blink] *= (gap / closing.clamp(min=1e-3)).clamp(*BLINK_LIMITS)
-    return deltas
+        factors.append((gap / closing.clamp(min=1e-3)).clamp(*BLINK_LIMITS))
+    return torch.stack(factors)
