@@ -211,7 +211,7 @@ class _Own:
 
         def opened() -> PersonaLive:
             return PersonaLive.from_pretrained(
-                self.model, self.device, dtype, self.memory, self.decoder, self.runtime, self.window, _tell
+                self.model, self.device, dtype, self.memory, self.decoder, self.runtime, self.window, tell=_tell
             )
 
         with progress_bar("animating", "videos") as progress:
