@@ -128,7 +128,8 @@ def blend(compositor: nn.Module, given: ComposeInputs) -> tuple[Tensor, Tensor]:
     pictures = torch.cat([paint, given.warped, given.plate], dim=1) * 2 - 1
     inputs = torch.cat([pictures, given.masks, 1 - given.own_figure], dim=1)
     told = compositor(inputs.to(next(compositor.parameters()).dtype)).float()
-    first = torch.cat([figure * seen, (1 - figure) * (1 - gap), figure * (1 - seen)], dim=1)
+    hidden = torch.maximum(figure * (1 - seen), gap)
+    first = torch.cat([figure * seen, (1 - figure) * (1 - gap), hidden], dim=1)
     shares = torch.softmax((first + LEAST_SHARE).log() + 4 * told[:, :3], dim=1)
     return shares, paint + 0.5 * told[:, 3:]
 

@@ -17,6 +17,8 @@ from personalive.warp.portrait import BEHIND_LIDS, PortraitSurface
 
 SHOULDER_SHARE = 0.3
 """How much of the head's shift the shoulders follow."""
+PINHOLE, FIGURE_HOLE = 5, 13
+"""Gaps of fewer cells are closed: by stretching the portrait a little; by the person, who is generated there."""
 FIGURE_FROM = 0.3
 """A cell of the portrait counts as part of the person from this figure value on."""
 
@@ -56,7 +58,7 @@ def move_surface(surface: PortraitSurface, target: HeadMotion, coefficients: Ten
     def read(map_: Tensor, flow: Tensor) -> Tensor:
         return sample(map_[None, None].expand(frames, -1, -1, -1), flow)
 
-    closed = -F.max_pool2d(-F.max_pool2d(reached, 5, 1, 2), 5, 1, 2)  # without the pinholes of a slight stretch
+    closed = _closed(reached, PINHOLE)  # without the pinholes of a slight stretch
     gap = (read(surface.lips, flow) * 2).clamp(max=1) * (1 - reached)  # between lips that part
     area, lids = density(flow), read(surface.lids, flow)
     # A crease above the lashes would be stretched over the closing eye: lids are generated sooner than other skin.
@@ -64,10 +66,18 @@ def move_surface(surface: PortraitSurface, target: HeadMotion, coefficients: Ten
     opening = (read(surface.eye, flow) - 0.35).div(0.3).clamp(0, 1) * closed
     eyes = invert_smooth(_eyeballs(surface, target, coefficients))
     share = opening.movedim(1, -1)
-    figure = read(surface.figure, flow) * F.max_pool2d(closed, 3, 1, 1)
+    whole = _closed(F.max_pool2d(closed, 3, 1, 1), FIGURE_HOLE)  # a gap within the person shows the person
+    figure = torch.maximum(read(surface.figure, flow), _closed(read(surface.figure, flow), FIGURE_HOLE)) * whole
     flow = flow * (1 - share) + eyes * share
     seen = solid * (1 - opening * (1 - read(surface.eye, eyes)))
     return Warp(flow, figure, seen, opening, gap)
+
+
+def _closed(mask: Tensor, side: int) -> Tensor:
+    """A mask (F, 1, s, s) without its holes of less than `side` (odd) cells."""
+    padded = F.pad(mask, (side,) * 4)
+    grown = F.max_pool2d(padded, side, 1, side // 2)
+    return -F.max_pool2d(-grown, side, 1, side // 2)[..., side:-side, side:-side]
 
 
 def forward_motion(surface: PortraitSurface, target: HeadMotion, coefficients: Tensor) -> tuple[Tensor, Tensor]:
