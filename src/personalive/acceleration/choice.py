@@ -31,10 +31,10 @@ from personalive.acceleration.runtimes import (
     has_bfloat16,
     open_onnx,
     open_openvino,
-    warp_by_openvino,
 )
 from personalive.acceleration.swap import WindowPass, each_session, own_unet, swap
 from personalive.acceleration.tensorrt import export_engine, made_engine, open_engine
+from personalive.acceleration.warp import warp_by_onnxruntime, warp_by_openvino
 from personalive.contracts import Networks
 from personalive.errors import ConfigError, OutputError
 from personalive.weights.record import unheard
@@ -87,7 +87,14 @@ class Kind:
 
 KINDS = {
     "aoti": Kind(".pt2", export_package, open_package, made_package, heavy=False),
-    "onnxruntime": Kind(".onnx", export_onnx, lambda path, _: open_onnx(path), package="onnxruntime", where="cpu"),
+    "onnxruntime": Kind(
+        ".onnx",
+        export_onnx,
+        lambda path, _: open_onnx(path),
+        package="onnxruntime",
+        where="cpu",
+        rest=warp_by_onnxruntime,
+    ),
     "openvino": Kind(
         ".onnx",
         export_onnx,

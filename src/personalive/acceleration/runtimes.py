@@ -1,14 +1,11 @@
-"""Other runtimes on a CPU: onnxruntime and OpenVINO for an exported window pass, OpenVINO for
-the decoder and the reference warp."""
+"""Other runtimes on a CPU: onnxruntime and OpenVINO for an exported window pass, OpenVINO for the decoder."""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,9 +14,6 @@ from torch import Tensor, nn
 from personalive.acceleration.decoder import swap_decoder
 from personalive.contracts import Networks
 from personalive.errors import WeightsError
-from personalive.models.compact_unet import CompactUNet
-from personalive.models.pose_guider import PoseGuider
-from personalive.models.reference_warp import COMPOSE_INPUTS, GUIDE_INPUTS
 
 FlatRun: TypeAlias = Callable[..., Tensor]
 """The window pass of plain tensors: latents, timesteps, image token, motion, pose, keys and values of every block."""
@@ -31,18 +25,21 @@ def open_onnx(path: str | Path, providers: Sequence[str] = ()) -> FlatRun:
     Raises:
         WeightsError: the file cannot be read.
     """
+    try:
+        return open_session(str(path), providers)
+    except Exception as error:  # onnxruntime's errors have no common type of their own
+        raise WeightsError(f"{path} is no ONNX file of a window pass: export it again") from error
+
+
+def open_session(model: str | bytes, providers: Sequence[str] = ()) -> FlatRun:
+    """An ONNX model of one output, a file's path or its content, as a callable of tensors."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     # Threads that spin while they wait slow down everything else on a busy machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=list(providers) or ["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime's errors have no common type of their own
-        raise WeightsError(f"{path} is no ONNX file of a window pass: export it again") from error
+    session = onnxruntime.InferenceSession(model, options, providers=list(providers) or ["CPUExecutionProvider"])
     names = [known.name for known in session.get_inputs()]
 
     def run(*flat: Tensor) -> Tensor:
@@ -78,28 +75,10 @@ def decode_by_openvino(networks: Networks, precision: str) -> Networks:
     """The networks with their decoder in OpenVINO, for any number of frames. Translating it takes a second."""
     config = networks.config
     shape = (config.unet.latent_channels, config.latent_size, config.latent_size)
-    return swap_decoder(networks, _in_openvino(_Decoding(networks).eval(), shape, precision))
+    return swap_decoder(networks, in_openvino(_Decoding(networks).eval(), shape, precision))
 
 
-def warp_by_openvino(networks: Networks, precision: str) -> Networks:
-    """The networks with the reference warp's guider and compositor in OpenVINO, for any number of frames.
-
-    What is computed once a portrait stays in torch, and the geometry, which rounding would cost pixels. Networks
-    without a reference warp stay as they are.
-    """
-    warp = networks.reference_warp
-    if warp is None:
-        return networks
-    swapped = copy.copy(warp)  # shares all networks but the two that are replaced
-    swapped._modules = dict(warp._modules)
-    size, grid = networks.config.image_size, warp.config.grid
-    swapped.guider = cast(PoseGuider, _in_openvino(warp.guider, (GUIDE_INPUTS, size, size), precision))
-    compositor = _in_openvino(warp.compositor, (COMPOSE_INPUTS, grid, grid), precision)
-    swapped.compositor = cast(CompactUNet, compositor)
-    return dataclasses.replace(networks, reference_warp=swapped)
-
-
-def _in_openvino(network: nn.Module, shape: tuple[int, ...], precision: str) -> nn.Module:
+def in_openvino(network: nn.Module, shape: tuple[int, ...], precision: str) -> nn.Module:
     """A network of one input (N, *shape), any N, and one output, computed by OpenVINO."""
     import openvino
 
@@ -107,7 +86,7 @@ def _in_openvino(network: nn.Module, shape: tuple[int, ...], precision: str) -> 
         warnings.simplefilter("ignore")  # the tracer warns of checks of shapes that it takes for constants
         given = [openvino.PartialShape([-1, *shape])]
         graph = openvino.convert_model(network, example_input=(torch.zeros(1, *shape),), input=given)
-    return _InOpenVino(_compiled(graph, precision))
+    return Elsewhere(_compiled(graph, precision))
 
 
 class _Decoding(nn.Module):
@@ -121,14 +100,15 @@ class _Decoding(nn.Module):
         return self.autoencoder.decode(latents)
 
 
-class _InOpenVino(nn.Module):
-    """A module for what OpenVINO computes."""
+class Elsewhere(nn.Module):
+    """A network of one input and one output that another runtime computes."""
 
     def __init__(self, run: FlatRun) -> None:
         super().__init__()
         self._run = run
 
     def forward(self, given: Tensor) -> Tensor:
+        """(N, ...) -> (N, ...)."""
         return self._run(given)
 
 
