@@ -17,7 +17,8 @@ from typing import Any
 
 import torch
 
-from personalive.config import assignments, override
+from personalive.config import override
+from personalive.config_changes import assignments
 from personalive.data.shards import PersonRecord, read_shards
 from personalive.evaluation.animator import Animator, streamed
 from personalive.evaluation.crossing import cross

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 
 from personalive.acceleration.swap import own_unet
-from personalive.config import build, to_json
+from personalive.config import to_json
 from personalive.contracts import Networks
 from personalive.errors import ConfigError, WeightsError
+from personalive.strict import build
 
 
 @dataclass(frozen=True)

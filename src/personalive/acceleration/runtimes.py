@@ -1,11 +1,14 @@
-"""Other runtimes on a CPU: onnxruntime and OpenVINO for an exported window pass, OpenVINO for the decoder."""
+"""Other runtimes on a CPU: onnxruntime and OpenVINO for an exported window pass, OpenVINO for
+the decoder and the reference warp."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -14,6 +17,9 @@ from torch import Tensor, nn
 from personalive.acceleration.decoder import swap_decoder
 from personalive.contracts import Networks
 from personalive.errors import WeightsError
+from personalive.models.compact_unet import CompactUNet
+from personalive.models.pose_guider import PoseGuider
+from personalive.models.reference_warp import COMPOSE_INPUTS, GUIDE_INPUTS
 
 FlatRun: TypeAlias = Callable[..., Tensor]
 """The window pass of plain tensors: latents, timesteps, image token, motion, pose, keys and values of every block."""
@@ -70,16 +76,38 @@ def has_bfloat16() -> bool:
 
 def decode_by_openvino(networks: Networks, precision: str) -> Networks:
     """The networks with their decoder in OpenVINO, for any number of frames. Translating it takes a second."""
+    config = networks.config
+    shape = (config.unet.latent_channels, config.latent_size, config.latent_size)
+    return swap_decoder(networks, _in_openvino(_Decoding(networks).eval(), shape, precision))
+
+
+def warp_by_openvino(networks: Networks, precision: str) -> Networks:
+    """The networks with the reference warp's guider and compositor in OpenVINO, for any number of frames.
+
+    What is computed once a portrait stays in torch, and the geometry, which rounding would cost pixels. Networks
+    without a reference warp stay as they are.
+    """
+    warp = networks.reference_warp
+    if warp is None:
+        return networks
+    swapped = copy.copy(warp)  # shares all networks but the two that are replaced
+    swapped._modules = dict(warp._modules)
+    size, grid = networks.config.image_size, warp.config.grid
+    swapped.guider = cast(PoseGuider, _in_openvino(warp.guider, (GUIDE_INPUTS, size, size), precision))
+    compositor = _in_openvino(warp.compositor, (COMPOSE_INPUTS, grid, grid), precision)
+    swapped.compositor = cast(CompactUNet, compositor)
+    return dataclasses.replace(networks, reference_warp=swapped)
+
+
+def _in_openvino(network: nn.Module, shape: tuple[int, ...], precision: str) -> nn.Module:
+    """A network of one input (N, *shape), any N, and one output, computed by OpenVINO."""
     import openvino
 
-    config = networks.config
-    size = (config.unet.latent_channels, config.latent_size, config.latent_size)
-    decoder = _Decoding(networks).eval()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer warns of checks of shapes that it takes for constants
-        shape = openvino.PartialShape([-1, *size])
-        graph = openvino.convert_model(decoder, example_input=(torch.zeros(1, *size),), input=[shape])
-    return swap_decoder(networks, _InOpenVino(_compiled(graph, precision)))
+        given = [openvino.PartialShape([-1, *shape])]
+        graph = openvino.convert_model(network, example_input=(torch.zeros(1, *shape),), input=given)
+    return _InOpenVino(_compiled(graph, precision))
 
 
 class _Decoding(nn.Module):
@@ -100,8 +128,8 @@ class _InOpenVino(nn.Module):
         super().__init__()
         self._run = run
 
-    def forward(self, latents: Tensor) -> Tensor:
-        return self._run(latents)
+    def forward(self, given: Tensor) -> Tensor:
+        return self._run(given)
 
 
 def _compiled(graph: Any, precision: str) -> FlatRun:

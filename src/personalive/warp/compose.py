@@ -81,8 +81,7 @@ class PortraitGuide:
         self.moved = moved = drive_surface(self._warp, self._layers.surface, target.head, target.motion)
         masks = torch.cat([moved.figure, moved.seen, moved.eye, moved.gap], dim=1)
         shown = guide_pictures(warped_picture(self._layers.small_picture, moved), self._layers.small_plate, masks)
-        guider = self._warp.guider
-        features: Tensor = guider(_resized(shown, self._size).to(next(guider.parameters()).dtype))
+        features: Tensor = self._warp.guider(_resized(shown, self._size).to(self._warp.dtype))
         return features
 
 
@@ -98,7 +97,7 @@ def compose(warp: ReferenceWarp, layers: PortraitLayers, moved: Warp, generated:
         masks=torch.cat([moved.figure, moved.seen, moved.eye, moved.gap], dim=1),
         own_figure=layers.surface.figure.expand_as(moved.figure),
     )
-    shares, paint = blend(warp.compositor, small)
+    shares, paint = blend(warp.compositor, small, warp.dtype)
     side = layers.picture.shape[-1]
     return mix(_resized(shares, side), warped_picture(layers.picture, moved), layers.plate, _resized(paint, side))
 
@@ -118,16 +117,17 @@ class ComposeInputs:
     own_figure: Tensor
 
 
-def blend(compositor: nn.Module, given: ComposeInputs) -> tuple[Tensor, Tensor]:
+def blend(compositor: nn.Module, given: ComposeInputs, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """Shares (F, 3, s, s) of warped portrait, plate and generated picture, which add up to 1; and the latter, mended.
 
     The second result (F, 3, s, s) is the generated picture in the portrait's colours with the compositor's changes.
+    dtype: the compositor's precision.
     """
     figure, seen, gap = given.masks[:, 0:1], given.masks[:, 1:2], given.masks[:, 3:4]
     paint = given.generated + _tint(given.warped, given.generated, figure * seen, gap)
     pictures = torch.cat([paint, given.warped, given.plate], dim=1) * 2 - 1
     inputs = torch.cat([pictures, given.masks, 1 - given.own_figure], dim=1)
-    told = compositor(inputs.to(next(compositor.parameters()).dtype)).float()
+    told = compositor(inputs.to(dtype)).float()
     hidden = torch.maximum(figure * (1 - seen), gap)
     first = torch.cat([figure * seen, (1 - figure) * (1 - gap), hidden], dim=1)
     shares = torch.softmax((first + LEAST_SHARE).log() + 4 * told[:, :3], dim=1)

@@ -94,7 +94,7 @@ def build_surface(warp: ReferenceWarp, picture: Tensor, head: FittedHead, own: H
     """The surface of a portrait (1, 3, H, H) in [0, 1] from its fitted head; own (1, ...): its head motion."""
     drawing = draw_head(warp.mesh, head, warp.config.grid)
     small = F.interpolate(picture, size=warp.config.grid, mode="area")
-    given = surface_inputs(small, drawing).to(next(warp.surface.parameters()).dtype)
+    given = surface_inputs(small, drawing).to(warp.dtype)
     told = warp.surface(given)[0].float()
     return shape_surface(drawing, told, head, own, warp.mesh.glances.long())
 

@@ -15,9 +15,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from personalive.config import OFFICIAL, ModelConfig, build, to_json
+from personalive.config import OFFICIAL, ModelConfig, to_json
 from personalive.contracts import Networks
 from personalive.errors import ConfigError, OutputError, WeightsError
+from personalive.strict import build
 from personalive.weights.load import FORMAT, NAMES, build_networks, load_state, modules, stored_tensors, write_tensors
 from personalive.weights.official import fill_official
 from personalive.weights.record import unheard
