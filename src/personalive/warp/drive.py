@@ -96,7 +96,10 @@ def _eyeballs(surface: PortraitSurface, target: HeadMotion, coefficients: Tensor
 def _posed(surface: PortraitSurface, points: Tensor, target: HeadMotion) -> tuple[Tensor, Tensor]:
     """Points (F, 3, s, s) in the portrait's pose changed as the head motion changed from the portrait's own."""
     head, own = surface.head, surface.own
-    turn = head.rotation @ (rotation(own.angles.float()).transpose(-1, -2) @ rotation(target.angles.float()))
+    # The driven pose, then what the fitted pose has beyond the portrait's own: that one is seen along the line from the
+    # camera to the neck, the extractor's along the camera's axis.
+    beyond = rotation(own.angles.float()).transpose(-1, -2) @ head.rotation
+    turn = rotation(target.angles.float()) @ beyond
     scale = head.scale * target.scale.float() / own.scale.float()  # (F, 1)
     shift = (target.translation - own.translation)[:, :2].float()
     side = surface.weight.shape[-1]
