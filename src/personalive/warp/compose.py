@@ -79,8 +79,8 @@ class PortraitGuide:
     def __call__(self, target: Observation) -> Tensor:
         """Features (F, C, size / 8, size / 8) of the portrait moved to F retargeted frames."""
         self.moved = moved = drive_surface(self._warp, self._layers.surface, target.head, target.motion)
-        masks = torch.cat([moved.figure, moved.seen, moved.eye, moved.gap], dim=1)
-        shown = guide_pictures(warped_picture(self._layers.small_picture, moved), self._layers.small_plate, masks)
+        warped = warped_picture(self._layers.small_picture, moved)
+        shown = guide_pictures(warped, self._layers.small_plate, moved.masks)
         features: Tensor = self._warp.guider(_resized(shown, self._size).to(self._warp.dtype))
         return features
 
@@ -94,7 +94,7 @@ def compose(warp: ReferenceWarp, layers: PortraitLayers, moved: Warp, generated:
         generated=_resized(generated.float(), moved.flow.shape[1]),
         warped=warped_picture(layers.small_picture, moved),
         plate=layers.small_plate.expand(len(generated), -1, -1, -1),
-        masks=torch.cat([moved.figure, moved.seen, moved.eye, moved.gap], dim=1),
+        masks=moved.masks,
         own_figure=layers.surface.figure.expand_as(moved.figure),
     )
     shares, paint = blend(warp.compositor, small, warp.dtype)

@@ -18,7 +18,7 @@ from personalive.warp.portrait import BEHIND_LIDS, PortraitSurface
 SHOULDER_SHARE = 0.3
 """How much of the head's shift the shoulders follow."""
 PINHOLE, FIGURE_HOLE = 5, 13
-"""Gaps of fewer cells are closed: by stretching the portrait a little; by the person, who is generated there."""
+"""Gaps of fewer cells count as stretched portrait, and wider ones as part of the person, which is generated there."""
 FIGURE_FROM = 0.3
 """A cell of the portrait counts as part of the person from this figure value on."""
 
@@ -38,6 +38,11 @@ class Warp:
     eye: Tensor
     gap: Tensor
 
+    @property
+    def masks(self) -> Tensor:
+        """Figure, seen, eye and gap: (F, 4, s, s)."""
+        return torch.cat([self.figure, self.seen, self.eye, self.gap], dim=1)
+
     def __getitem__(self, frames: slice) -> Warp:
         """The warp of some of the frames."""
         return Warp(self.flow[frames], self.figure[frames], self.seen[frames], self.eye[frames], self.gap[frames])
@@ -51,26 +56,28 @@ def drive_surface(warp: ReferenceWarp, surface: PortraitSurface, target: HeadMot
 def move_surface(surface: PortraitSurface, target: HeadMotion, coefficients: Tensor) -> Warp:
     """`drive_surface` with known expression coefficients (F, E)."""
     moved, depth = forward_motion(surface, target, coefficients)
-    known = surface.figure > FIGURE_FROM
-    flow, reached = invert(moved, depth + BEHIND_LIDS * surface.eye, known)
-    frames = len(moved)
+    flow, reached = invert(moved, depth + BEHIND_LIDS * surface.eye, surface.figure > FIGURE_FROM)
+    eyeballs = invert_smooth(_eyeballs(surface, target, coefficients))
 
     def read(map_: Tensor, flow: Tensor) -> Tensor:
-        return sample(map_[None, None].expand(frames, -1, -1, -1), flow)
+        return sample(map_[None, None].expand(len(flow), -1, -1, -1), flow)
 
-    closed = _closed(reached, PINHOLE)  # without the pinholes of a slight stretch
-    gap = (read(surface.lips, flow) * 2).clamp(max=1) * (1 - reached)  # between lips that part
-    area, lids = density(flow), read(surface.lids, flow)
-    # A crease above the lashes would be stretched over the closing eye: lids are generated sooner than other skin.
-    solid = closed * torch.lerp(area * 6 - 0.5, area * 4 - 1, lids).clamp(0, 1) * (1 - gap)
+    closed = _closed(reached, PINHOLE)
     opening = (read(surface.eye, flow) - 0.35).div(0.3).clamp(0, 1) * closed
-    eyes = invert_smooth(_eyeballs(surface, target, coefficients))
+    gap = (read(surface.lips, flow) * 2).clamp(max=1) * (1 - reached)
+    # A crease above the lashes would be stretched over the closing eye: lids are generated sooner than other skin.
+    area, lids = density(flow), read(surface.lids, flow)
+    solid = closed * torch.lerp(area * 6 - 0.5, area * 4 - 1, lids).clamp(0, 1) * (1 - gap)
+    figure = read(surface.figure, flow)
+    whole = _closed(F.max_pool2d(closed, 3, 1, 1), FIGURE_HOLE)
     share = opening.movedim(1, -1)
-    whole = _closed(F.max_pool2d(closed, 3, 1, 1), FIGURE_HOLE)  # a gap within the person shows the person
-    figure = torch.maximum(read(surface.figure, flow), _closed(read(surface.figure, flow), FIGURE_HOLE)) * whole
-    flow = flow * (1 - share) + eyes * share
-    seen = solid * (1 - opening * (1 - read(surface.eye, eyes)))
-    return Warp(flow, figure, seen, opening, gap)
+    return Warp(
+        flow=flow * (1 - share) + eyeballs * share,
+        figure=torch.maximum(figure, _closed(figure, FIGURE_HOLE)) * whole,
+        seen=solid * (1 - opening * (1 - read(surface.eye, eyeballs))),
+        eye=opening,
+        gap=gap,
+    )
 
 
 def _closed(mask: Tensor, side: int) -> Tensor:
