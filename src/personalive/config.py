@@ -1,29 +1,19 @@
 """Every size and constant of the system, once, as validated frozen dataclasses. Imports no torch.
 
 The official model, the parity goldens' small model and the built-in model are three values of one `ModelConfig`
-(spec sections 1 to 3). A checkpoint carries its config as JSON: `to_json` / `from_json` are strict about unknown
-keys and wrong types. A field whose default is the published value says what the published system does.
+(spec sections 1 to 3). A checkpoint carries its config as JSON (`plain_data.to_json`, `from_json`), strict about
+unknown keys and wrong types. A field whose default is the published value says what the published system does.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import re
-import types
-import typing
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 from personalive.errors import ConfigError
-
-T = TypeVar("T")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ConfigError(message)
+from personalive.plain_data import build, require
 
 
 @dataclass(frozen=True)
@@ -58,9 +48,9 @@ class UNetConfig:
     def __post_init__(self) -> None:
         levels = len(self.channels)
         for name in ("attention_levels", "motion_levels", "temporal_levels"):
-            _require(len(getattr(self, name)) == levels, f"unet.{name} needs one entry for each of {levels} levels")
+            require(len(getattr(self, name)) == levels, f"unet.{name} needs one entry for each of {levels} levels")
         for width in self.channels:
-            _require(
+            require(
                 width % self.heads == 0 and width % self.norm_groups == 0,
                 f"unet.channels: {width} is no multiple of heads ({self.heads}) and norm_groups ({self.norm_groups})",
             )
@@ -154,7 +144,7 @@ class PoseGuiderConfig:
     in_channels: int = 3
 
     def __post_init__(self) -> None:
-        _require(self.position == 0 or self.out_channels % 4 == 0, "pose_guider.position needs channels in fours")
+        require(self.position == 0 or self.out_channels % 4 == 0, "pose_guider.position needs channels in fours")
 
 
 @dataclass(frozen=True)
@@ -215,8 +205,8 @@ class WarpConfig:
     compositor_channels: tuple[int, ...] = (32, 48, 64)
 
     def __post_init__(self) -> None:
-        _require(self.output_size % 8 == 0 and self.output_size > 0, f"warp.output_size: {self.output_size} is odd")
-        _require(self.mesh.landmarks == self.landmarks.landmarks, "warp: mesh and landmark network differ in landmarks")
+        require(self.output_size % 8 == 0 and self.output_size > 0, f"warp.output_size: {self.output_size} is odd")
+        require(self.mesh.landmarks == self.landmarks.landmarks, "warp: mesh and landmark network differ in landmarks")
 
 
 @dataclass(frozen=True)
@@ -244,16 +234,16 @@ class StreamConfig:
     scale_gain: float = 0.0
 
     def __post_init__(self) -> None:
-        _require(self.prediction in ("epsilon", "v_prediction"), f"stream.prediction: unknown kind {self.prediction!r}")
-        _require(1 <= self.chunk_frames <= 16, f"stream.chunk_frames: {self.chunk_frames} is not in 1..16")
-        _require(1 <= self.levels <= 8, f"stream.levels: {self.levels} is not in 1..8")
-        _require(0 <= self.keyframes <= 8, f"stream.keyframes: {self.keyframes} is not in 0..8")
-        _require(
+        require(self.prediction in ("epsilon", "v_prediction"), f"stream.prediction: unknown kind {self.prediction!r}")
+        require(1 <= self.chunk_frames <= 16, f"stream.chunk_frames: {self.chunk_frames} is not in 1..16")
+        require(1 <= self.levels <= 8, f"stream.levels: {self.levels} is not in 1..8")
+        require(0 <= self.keyframes <= 8, f"stream.keyframes: {self.keyframes} is not in 0..8")
+        require(
             (self.levels - 1) * self.step_size < self.train_timesteps,
             "stream.levels * step_size goes beyond train_timesteps",
         )
-        _require(self.tau >= 0, f"stream.tau: {self.tau} is negative")
-        _require(0 <= self.common_noise <= 1, f"stream.common_noise: {self.common_noise} is not in 0..1")
+        require(self.tau >= 0, f"stream.tau: {self.tau} is negative")
+        require(0 <= self.common_noise <= 1, f"stream.common_noise: {self.common_noise} is not in 0..1")
 
     @property
     def timesteps(self) -> tuple[int, ...]:
@@ -289,17 +279,17 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         unet = self.unet
-        _require(
+        require(
             (unet.motion_tokens, unet.motion_dim) == (self.motion_encoder.tokens, self.motion_encoder.token_dim),
             "the motion encoder's tokens must be what the UNet's motion modules read",
         )
-        _require(unet.latent_channels == self.autoencoder.latent_channels, "UNet and autoencoder differ in latents")
-        _require(unet.image_token_dim == self.image_encoder.projection, "UNet and image encoder differ in the token")
-        _require(self.pose_guider.out_channels == unet.channels[0], "the pose guider must end in unet.channels[0]")
-        _require(self.pose_guider.position in (0, self.latent_size), "pose_guider.position must be the latent side")
-        _require(self.image_size % (8 * 2 ** (len(unet.channels) - 1)) == 0, f"image_size {self.image_size} is odd")
-        _require(self.autoencoder.downscale == 8, "latents must be 1/8 of the image side")
-        _require(self.stream.window_frames <= unet.max_frames, "the window is longer than unet.max_frames")
+        require(unet.latent_channels == self.autoencoder.latent_channels, "UNet and autoencoder differ in latents")
+        require(unet.image_token_dim == self.image_encoder.projection, "UNet and image encoder differ in the token")
+        require(self.pose_guider.out_channels == unet.channels[0], "the pose guider must end in unet.channels[0]")
+        require(self.pose_guider.position in (0, self.latent_size), "pose_guider.position must be the latent side")
+        require(self.image_size % (8 * 2 ** (len(unet.channels) - 1)) == 0, f"image_size {self.image_size} is odd")
+        require(self.autoencoder.downscale == 8, "latents must be 1/8 of the image side")
+        require(self.stream.window_frames <= unet.max_frames, "the window is longer than unet.max_frames")
 
     @property
     def output_size(self) -> int:
@@ -462,11 +452,6 @@ CONFIGS = {config.name: config for config in (OFFICIAL, BASE, MINI, SMALL, TOY)}
 """All sizes by name."""
 
 
-def to_json(config: Any) -> str:
-    """The config (any dataclass of this module) as one line of JSON."""
-    return json.dumps(dataclasses.asdict(config))
-
-
 def from_json(text: str) -> ModelConfig:
     """The inverse of `to_json` for a ModelConfig. Raises ConfigError on unknown or missing keys and wrong types."""
     try:
@@ -475,44 +460,8 @@ def from_json(text: str) -> ModelConfig:
         raise ConfigError(f"the configuration is not JSON: {error}") from error
     if isinstance(data, dict):
         missing = [part.name for part in dataclasses.fields(ModelConfig) if part.name not in data]
-        _require(not missing, f"config: no {', '.join(missing)}: it was made by another version")
+        require(not missing, f"config: no {', '.join(missing)}: it was made by another version")
     return build(ModelConfig, data, "config")
-
-
-def build(kind: type[T], data: Any, where: str) -> T:
-    """A dataclass from plain JSON data, strictly: every key known, every type right; `where` names it in errors."""
-    _require(isinstance(data, dict), f"{where}: a table is expected, not {type(data).__name__}")
-    hints = typing.get_type_hints(kind)
-    names = {f.name for f in dataclasses.fields(kind)}  # type: ignore[arg-type]
-    unknown = sorted(set(data) - names)
-    _require(not unknown, f"{where}: unknown key {', '.join(unknown)} (known: {', '.join(sorted(names))})")
-    values = {key: _convert(hints[key], value, f"{where}.{key}") for key, value in data.items()}
-    return kind(**values)
-
-
-def _convert(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the type `hint`, or ConfigError. Handles the types that this module's fields use."""
-    origin = typing.get_origin(hint)
-    if dataclasses.is_dataclass(hint):
-        return build(typing.cast(type, hint), value, where)
-    if origin is Literal:
-        _require(value in typing.get_args(hint), f"{where}: {value!r} is not one of {typing.get_args(hint)}")
-        return value
-    if origin is tuple:
-        _require(isinstance(value, (list, tuple)), f"{where}: a list is expected, not {value!r}")
-        kinds = typing.get_args(hint)
-        if len(kinds) == 2 and kinds[1] is Ellipsis:
-            kinds = (kinds[0],) * len(value)
-        _require(len(kinds) == len(value), f"{where}: {len(kinds)} entries are expected, not {len(value)}")
-        return tuple(
-            _convert(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, value, strict=True))
-        )
-    if origin in (typing.Union, types.UnionType):
-        return value
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    _require(type(value) is hint, f"{where}: {hint.__name__} is expected, not {value!r}")
-    return value
 
 
 def override(config: ModelConfig, assignments: dict[str, Any]) -> ModelConfig:
@@ -522,62 +471,8 @@ def override(config: ModelConfig, assignments: dict[str, Any]) -> ModelConfig:
         table = data
         *parents, leaf = path.split(".")
         for parent in parents:
-            _require(isinstance(table.get(parent), dict), f"{path}: there is no table {parent!r}")
+            require(isinstance(table.get(parent), dict), f"{path}: there is no table {parent!r}")
             table = table[parent]
-        _require(leaf in table, f"{path}: unknown field (known here: {', '.join(sorted(table))})")
+        require(leaf in table, f"{path}: unknown field (known here: {', '.join(sorted(table))})")
         table[leaf] = value
     return build(ModelConfig, data, "config")
-
-
-def assignments(texts: Iterable[str]) -> dict[str, Any]:
-    """["a.b=1"] -> {"a.b": 1} for `override`; values are JSON, or else text. Raises ConfigError without an "="."""
-    found: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        _require(bool(equals), f"--set {text}: write it as name=value, e.g. image.optimisation.steps=100")
-        try:
-            found[name] = json.loads(value)
-        except json.JSONDecodeError:
-            found[name] = value
-    return found
-
-
-LIVE = "live"
-LIVE_WINDOWS = {MINI.name: "2x2"}
-"""Windows for live streams, where another than the model's own is sooner and as good (measured: docs/live.md)."""
-
-
-SIZES = (64, 1024)
-"""Sides of pictures that a model with a reference warp gives, from the least to the largest."""
-
-
-def with_output_size(config: ModelConfig, size: int) -> ModelConfig:
-    """A model whose pictures come out with another side, in pixels, a multiple of 8.
-
-    Raises ConfigError for another side, and for a model without a reference warp, which has one size only.
-    """
-    if not config.warp.enabled:
-        _require(size == config.image_size, f"the model {config.name} gives pictures of {config.image_size} px only")
-        return config
-    least, most = SIZES
-    _require(least <= size <= most and size % 8 == 0, f"size {size}: choose a multiple of 8 from {least} to {most}")
-    return override(config, {"warp.output_size": size})
-
-
-def with_window(config: ModelConfig, window: str) -> ModelConfig:
-    """A model with another window, "LEVELSxFRAMES": 4x4 as published; 2x2 shows a frame three driving frames later.
-
-    The levels spread over the whole noise schedule, as the published ones do: (0, 333, 666, 999), or (0, 999). "live":
-    the one of LIVE_WINDOWS, or the model's own. Raises ConfigError for what is no such window.
-    """
-    if window == LIVE and config.name not in LIVE_WINDOWS:
-        return config
-    window = LIVE_WINDOWS[config.name] if window == LIVE else window
-    match = re.fullmatch(r"(\d{1,2})x(\d{1,2})", window)
-    if match is None:
-        raise ConfigError(f"the window {window!r} is not LEVELSxFRAMES of a chunk, as in 4x4 or 2x2, nor live")
-    levels, frames = (int(part) for part in match.groups())
-    _require(levels >= 2, f"the window {window} has not two levels: a step from noise and one that cleans")
-    step = (config.stream.train_timesteps - 1) // (levels - 1)
-    changes = {"stream.levels": levels, "stream.chunk_frames": frames, "stream.step_size": step}
-    return override(config, changes)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from personalive.config import CONFIGS, override, with_window
+from personalive.choices import with_window
+from personalive.config import CONFIGS, override
 from personalive.errors import ConfigError
 from personalive.reporting import reported
 

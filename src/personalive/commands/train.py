@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from personalive.config import CONFIGS, assignments, override
+from personalive.config import CONFIGS, override
 from personalive.errors import ConfigError, OutputError
+from personalive.plain_data import assignments
 from personalive.reporting import STOPPED, give_up, progress_bar, reported, start_log
 from personalive.training.recipe import STAGES
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from personalive.config import build
 from personalive.errors import ConfigError
+from personalive.plain_data import build
 
 
 @dataclass(frozen=True)

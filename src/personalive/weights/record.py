@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from personalive.config import build
 from personalive.errors import ConfigError, WeightsError
+from personalive.plain_data import build
 
 RECORD = "personalive-weights.json"
 
