@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from personalive.config import override
-from personalive.config_changes import assignments
 from personalive.data.shards import PersonRecord, read_shards
 from personalive.evaluation.animator import Animator, streamed
 from personalive.evaluation.crossing import cross
@@ -32,6 +31,7 @@ from personalive.evaluation.statistics import estimate
 from personalive.evaluation.steps import compare_steps
 from personalive.evaluation.yardstick import Yardstick
 from personalive.pipeline import PersonaLive
+from personalive.plain_data import assignments
 
 GOALS: dict[str, tuple[float, bool]] = {
     "SSIM": (0.68, True),

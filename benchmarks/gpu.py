@@ -27,8 +27,8 @@ from personalive import config as configs
 from personalive.acceleration import offload
 from personalive.acceleration.memory import make_plan
 from personalive.acceleration.shapes import Shapes
+from personalive.choices import with_window
 from personalive.config import ModelConfig, override
-from personalive.config_changes import with_window
 from personalive.contracts import Keyframes, MotionSignals, Networks, ReferenceFeatures
 from personalive.evaluation.bench import bench
 from personalive.streaming import engine

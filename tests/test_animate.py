@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -124,7 +124,7 @@ def test_a_chunk_that_is_not_ready_is_taken_when_the_next_one_has_begun(
     """b: begun, t: taken. The last chunk comes from the stream's end."""
     told: list[str] = []
 
-    def telling(work: Callable[[Tensor], Tensor], given: Tensor, beside: bool) -> Any:
+    def telling(work: Callable[[Tensor], Tensor], given: Tensor, beside: bool, reads: Iterable[Tensor]) -> Any:
         assert beside is (told.count("b") < 4)
         told.append("b")
 

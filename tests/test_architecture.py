@@ -15,7 +15,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 # From the ground up. A part may import what stands on a lower floor, and what stands before it on its own.
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "strict", "config", "config_changes", "contracts", "gallery", "device"),
+    ("errors", "plain_data", "config", "choices", "contracts", "gallery", "device"),
     ("media",),
     ("models",),
     ("weights", "motion", "warp", "streaming"),

@@ -22,8 +22,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from command import Command, save_portrait, save_toy
-from personalive.config import TOY, override, to_json
+from personalive.config import TOY, override
 from personalive.media.frames import Pixels
+from personalive.plain_data import to_json
 from toy import picture, toy_networks
 from toy_video import make_video
 

@@ -74,8 +74,8 @@ class Gpu:
         assert pin_memory
         return SimpleNamespace(copy_=lambda result, non_blocking: self.tell(f"copy, waiting: {not non_blocking}"))
 
-    def tensor(self) -> Any:
-        record = lambda queue: self.told.append(f"{queue.name} keeps what it was given")  # noqa: E731
+    def tensor(self, what: str = "what it was given") -> Any:
+        record = lambda queue: self.told.append(f"{queue.name} keeps {what}")  # noqa: E731
         return SimpleNamespace(device=SimpleNamespace(type="cuda"), record_stream=record)
 
     def work(self, given: object) -> Any:
@@ -89,10 +89,10 @@ def test_a_gpu_is_told_in_an_order_without_races(beside: bool, monkeypatch: pyte
     gpu = Gpu(monkeypatch)
     monkeypatch.setattr("personalive.device._second_queue", gpu.Stream)
     given = gpu.tensor()
-    arriving = fetch(gpu.work, given, beside)
+    arriving = fetch(gpu.work, given, beside, [gpu.tensor("what it reads")])
     expected = ["main: work", "main: copy, waiting: False", "main: done"]
     if beside:
-        first = ["second waits for main", "second keeps what it was given"]
+        first = ["second waits for main", "second keeps what it was given", "second keeps what it reads"]
         expected = [*first, "second: work", "second: copy, waiting: False", "second: done"]
     assert gpu.told == expected
     arriving.wait()
@@ -151,7 +151,7 @@ def test_a_chunk_is_told_without_waiting(frames: bool, monkeypatch: pytest.Monke
     networks = build_networks(config, "meta")
     for module in modules(networks).values():
         module.to("meta")
-    monkeypatch.setattr("personalive.stream.fetch", lambda work, given, beside: Arriving(work(given)))
+    monkeypatch.setattr("personalive.stream.fetch", lambda work, given, beside, reads: Arriving(work(given)))
     streams = [Stream(networks, picture(0)) for _ in range(2)]
     chunk(streams, frames)  # constants are sent with the first
     with no_waiting():

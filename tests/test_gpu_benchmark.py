@@ -17,8 +17,8 @@ import torch
 import toy
 from personalive.acceleration import export
 from personalive.acceleration.swap import own_unet
+from personalive.choices import with_window
 from personalive.config import TOY
-from personalive.config_changes import with_window
 from personalive.weights.folder import save_folder
 from toy import reference, toy_networks
 

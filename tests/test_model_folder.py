@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from command import Command
 from fake_hub import FakeHub, running
 from parity_fill import fill, fill_motion_extractor, official_rows
-from personalive.config import BASE, OFFICIAL, SMALL, TOY, ModelConfig, override, to_json
+from personalive.config import BASE, OFFICIAL, SMALL, TOY, ModelConfig, override
 from personalive.contracts import Networks
 from personalive.errors import OutputError, WeightsError
 from personalive.models.autoencoder import Autoencoder
@@ -29,6 +29,7 @@ from personalive.models.motion_extractor import MotionExtractor
 from personalive.models.pose_guider import PoseGuider
 from personalive.models.reference_unet import ReferenceUNet
 from personalive.pipeline import PersonaLive
+from personalive.plain_data import to_json
 from personalive.weights import find, folder, official, sources
 from personalive.weights.load import NAMES, build_networks, modules
 from personalive.weights.manifest import NETWORKS

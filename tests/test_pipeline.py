@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from personalive import stream as stream_module
+from personalive.contracts import Networks
 from personalive.device import Arriving, choose_device, fetch
 from personalive.errors import ConfigError, InputError, WeightsError
 from personalive.media.frames import Pixels
@@ -18,12 +19,12 @@ from personalive.motion.keypoints import MotionGains
 from personalive.pipeline import PersonaLive, Stream
 from personalive.stream import begin_together
 from personalive.weights.load import build_networks, save_networks
-from toy import picture, pictures, toy_networks
+from toy import picture, pictures, toy_networks, warp_networks
 
 
-@pytest.fixture(scope="module")
-def model() -> PersonaLive:
-    return PersonaLive(toy_networks())
+@pytest.fixture(scope="module", params=[toy_networks, warp_networks], ids=["plain", "warp"])
+def model(request: pytest.FixtureRequest) -> PersonaLive:
+    return PersonaLive(request.param())
 
 
 def animate(stream: Stream, frames: Pixels, group: int) -> Pixels:
@@ -35,7 +36,8 @@ def animate(stream: Stream, frames: Pixels, group: int) -> Pixels:
 def test_grouping_does_not_change_a_bit(model: PersonaLive) -> None:
     frames = pictures(22)
     results = [animate(model.start(picture(1), seed=3), frames, group) for group in (1, 7, 22)]
-    assert results[0].shape == (22, 32, 32, 3)
+    side = model.config.output_size
+    assert results[0].shape == (22, side, side, 3)
     assert results[0].dtype == np.uint8
     assert np.array_equal(results[0], results[1])
     assert np.array_equal(results[0], results[2])
@@ -172,7 +174,9 @@ def test_looking_ahead_and_painting_frame_by_frame_change_nothing_but_when(model
 class Later(Arriving):
     """A GPU as slow as can be: it computes only when somebody waits for the result."""
 
-    def __init__(self, work: Callable[[Tensor], Tensor], given: Tensor, beside: bool = False) -> None:
+    def __init__(
+        self, work: Callable[[Tensor], Tensor], given: Tensor, beside: bool = False, reads: Iterable[Tensor] = ()
+    ) -> None:
         self._work, self._given = work, given
 
     ready = False
@@ -182,9 +186,12 @@ class Later(Arriving):
         return self._work(self._given)
 
 
-def test_frames_that_are_taken_late_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("networks", [toy_networks, warp_networks])
+def test_frames_that_are_taken_late_are_the_same(
+    networks: Callable[..., Networks], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Three streams begun 24 times, keyframes, a new portrait and new gains between, before anybody takes a frame."""
-    model = PersonaLive(toy_networks(stream__tau=0.1))
+    model = PersonaLive(networks(stream__tau=0.1))
     painted: list[list[Pixels]] = []
     for fetching in (fetch, Later):
         monkeypatch.setattr(stream_module, "fetch", fetching)
@@ -219,7 +226,7 @@ def test_a_gpu_is_told_a_whole_chunk_before_anybody_waits_for_its_first_frame(
         stream.feed(frame)
     begun: list[Later] = []
 
-    def fetching(work: Callable[[Tensor], Tensor], given: Tensor, beside: bool) -> Later:
+    def fetching(work: Callable[[Tensor], Tensor], given: Tensor, beside: bool, reads: Iterable[Tensor]) -> Later:
         begun.append(Later(work, given))
         return begun[-1]
 
@@ -267,7 +274,7 @@ def test_wrong_pixels_are_refused_and_the_stream_goes_on(model: PersonaLive, fra
     stream = model.start(picture(1))
     with pytest.raises(InputError, match="driving frame must be"):
         stream.push(frames)
-    assert animate(stream, pictures(1), 1).shape == (1, 32, 32, 3)
+    assert animate(stream, pictures(1), 1).shape == (1, *2 * (model.config.output_size,), 3)
 
 
 def test_a_portrait_that_is_not_square_is_refused(model: PersonaLive) -> None:
@@ -280,6 +287,9 @@ def test_a_checkpoint_gives_the_same_frames(model: PersonaLive, tmp_path: Path) 
     save_networks(model.networks, path, dtype=torch.float32)
     loaded = PersonaLive.from_pretrained(path, device="cpu")
     assert loaded.config == model.config
+    ours, theirs = model.networks.reference_warp, loaded.networks.reference_warp
+    if ours is not None and theirs is not None:
+        theirs.landmarks = ours.landmarks  # the toy's are placed where the picture has none
     a, b = (animate(m.start(picture(1), seed=5), pictures(3), 3) for m in (model, loaded))
     assert np.array_equal(a, b)
     low = PersonaLive.from_pretrained(path, device="cpu", window="2x2").start(picture(1))
@@ -291,10 +301,11 @@ def test_a_checkpoint_gives_the_same_frames(model: PersonaLive, tmp_path: Path) 
 
 def test_networks_of_another_precision_run(model: PersonaLive) -> None:
     # The head's arithmetic and the window stay in float32; every border between them and the networks must cast.
-    double = PersonaLive(build_networks(model.config, dtype=torch.float64))
-    assert next(double.networks.denoising_unet.parameters()).dtype == torch.float64
-    frames = animate(double.start(picture(1)), pictures(5), 5)
-    assert frames.shape == (5, 32, 32, 3)
+    for dtype in (torch.float64, torch.bfloat16):
+        other = PersonaLive(build_networks(model.config, dtype=dtype))
+        assert next(other.networks.denoising_unet.parameters()).dtype == dtype
+        frames = animate(other.start(picture(1)), pictures(5), 5)
+        assert frames.shape == (5, *2 * (model.config.output_size,), 3)
 
 
 def test_unknown_models_and_devices_are_refused() -> None:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from parity_fill import DEVICE, golden, relative_error
+from personalive.choices import with_window
 from personalive.config import MINI, OFFICIAL, StreamConfig
-from personalive.config_changes import with_window
 from personalive.errors import ConfigError
 from personalive.streaming.schedule import Schedule
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -12,11 +13,13 @@ from torch import Tensor
 from personalive.config import TOY, ModelConfig, override
 from personalive.contracts import MotionSignals, Networks, ReferenceFeatures
 from personalive.media.frames import Pixels
+from personalive.models.landmark_network import LandmarkNetwork
 from personalive.motion import signals
 from personalive.motion.signals import Observation
 from personalive.streaming import engine
 from personalive.streaming.state import StreamState
 from personalive.weights.load import build_networks, modules
+from toy_mesh import WARP, toy_mesh
 
 
 @functools.cache
@@ -36,6 +39,46 @@ def networks_of(assignments: tuple[tuple[str, Any], ...]) -> Networks:
             layer.weight.mul_(0.05)
         detector.fc_kp.bias.normal_(std=0.3)
     return networks
+
+
+class PlacedLandmarks(LandmarkNetwork):
+    """A landmark network that sees the toy mesh's face in the middle of a crop, moved a little by what is there."""
+
+    places: Tensor
+
+    def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
+        points, spread = super().forward(faces)
+        return self.places + 0.02 * points, spread
+
+
+@functools.cache
+def warp_networks_of(assignments: tuple[tuple[str, Any], ...]) -> Networks:
+    """`warp_networks`, by pairs of names and values."""
+    plain = networks_of(())
+    config = override(dataclasses.replace(TOY, warp=WARP), dict(assignments))
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        networks = build_networks(config)
+        for name, module in modules(plain).items():
+            modules(networks)[name].load_state_dict(module.state_dict())
+        warp = networks.reference_warp
+        assert warp is not None
+        warp.mesh.load_state_dict(toy_mesh().state_dict())
+        # Fresh ones tell nothing: what is drawn, moved and mixed would not depend on the pictures.
+        for layer in (warp.guider.conv_out_modify, warp.surface.last, warp.compositor.last, warp.expression.second):
+            layer.weight.normal_(std=0.3 * layer.weight[0].numel() ** -0.5)
+        warp.expression.linear.bias.fill_(0.4)
+        placed = PlacedLandmarks(config.warp.landmarks)
+        placed.load_state_dict(warp.landmarks.state_dict())
+        marks = warp.mesh.mean[warp.mesh.landmarks.long(), :2]
+        placed.places = (marks - marks.mean(0)) / 16
+        warp.landmarks = placed.eval()
+    return networks
+
+
+def warp_networks(**assignments: Any) -> Networks:
+    """`toy_networks` with a reference warp: pictures of 64 px from networks that compute at 32."""
+    return warp_networks_of(tuple((name.replace("__", "."), value) for name, value in assignments.items()))
 
 
 def toy_networks(**assignments: Any) -> Networks:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
+from personalive.config import ModelConfig
 from personalive.errors import ConfigError, InputError
 from personalive.gallery import find_driving, find_portrait
 from personalive.media.completeness import check_complete
@@ -165,7 +166,7 @@ def animate(model: PersonaLive, job: Job, progress: Progress | None = None) -> A
     with read_video(job.driving, options.max_frames) as video:
         info, total = video.info, _expected(video.info, options.max_frames)
         with _writer(job, info, side) as writer:
-            for driven in _drive(job, ((frame.pixels, frame.time) for frame in video), side):
+            for driven in _drive(job, ((frame.pixels, frame.time) for frame in video), model.config):
                 without_face += driven.pixels is None
                 last = driven.time
                 inside.append(driven)
@@ -196,12 +197,16 @@ def _writer(job: Job, info: VideoInfo, side: int) -> VideoWriter:
     )
 
 
-def _drive(job: Job, frames: Iterator[tuple[Pixels, float]], side: int) -> Iterator[_Driven]:
-    """Every driving frame at the model's size, cut to the head where the job says so."""
+def _drive(job: Job, frames: Iterator[tuple[Pixels, float]], config: ModelConfig) -> Iterator[_Driven]:
+    """Every driving frame at the side that drives the model, and as it is shown; cut to the head where the job says so.
+
+    A frame that is not shown is not made at the output's side.
+    """
+    side, shown_side = config.image_size, config.output_size if job.options.side_by_side else config.image_size
     if job.first_face is None:
         for pixels, moment in frames:
             resized = resize_picture(pixels, side)
-            yield _Driven(resized, resized, moment)
+            yield _Driven(resized, resized if side == shown_side else resize_picture(pixels, shown_side), moment)
         return
     index, face = job.first_face
     # Until the first face there is nothing to follow: the portrait rests, the square waits where the face will be.
@@ -210,7 +215,7 @@ def _drive(job: Job, frames: Iterator[tuple[Pixels, float]], side: int) -> Itera
     for number, (pixels, moment) in enumerate(frames):
         crop = steady.update(pixels) if number >= index else waiting
         cut = crop.cut(pixels, side)
-        yield _Driven(cut if crop.found else None, cut, moment)
+        yield _Driven(cut if crop.found else None, cut if side == shown_side else crop.cut(pixels, shown_side), moment)
 
 
 def _write(

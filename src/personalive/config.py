@@ -1,8 +1,8 @@
 """Every size and constant of the system, once, as validated frozen dataclasses. Imports no torch.
 
 The official model, the parity goldens' small model and the built-in model are three values of one `ModelConfig`
-(spec sections 1 to 3). A checkpoint carries its config as JSON: `to_json` / `from_json` are strict about unknown
-keys and wrong types. A field whose default is the published value says what the published system does.
+(spec sections 1 to 3). A checkpoint carries its config as JSON (`plain_data.to_json`, `from_json`), strict about
+unknown keys and wrong types. A field whose default is the published value says what the published system does.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from personalive.errors import ConfigError
-from personalive.strict import build, require
+from personalive.plain_data import build, require
 
 
 @dataclass(frozen=True)
@@ -450,11 +450,6 @@ TOY = ModelConfig(
 
 CONFIGS = {config.name: config for config in (OFFICIAL, BASE, MINI, SMALL, TOY)}
 """All sizes by name."""
-
-
-def to_json(config: Any) -> str:
-    """The config (any dataclass of this module) as one line of JSON."""
-    return json.dumps(dataclasses.asdict(config))
 
 
 def from_json(text: str) -> ModelConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -72,11 +72,14 @@ class Arriving:
         return self._tensor
 
 
-def fetch(work: Callable[[Tensor], Tensor], given: Tensor, beside: bool = False) -> Arriving:
+def fetch(
+    work: Callable[[Tensor], Tensor], given: Tensor, beside: bool = False, reads: Iterable[Tensor] = ()
+) -> Arriving:
     """`work(given)` on its way to the CPU. Nobody waits: a GPU is only told what to do.
 
-    beside: in a CUDA stream of its own, so that what the GPU is told next may run at the same time; that takes the
-    memory of both. On a CPU all is done on return, `beside` or not: its cores have nothing to spare for a second queue.
+    reads: tensors of the device that `work` reads, too. beside: in a CUDA stream of its own, so that what the GPU is told
+    next may run at the same time; that takes the memory of both. On a CPU all is done on return, `beside` or not: its
+    cores have nothing to spare for a second queue.
     """
     device = given.device
     if device.type != "cuda":
@@ -85,7 +88,8 @@ def fetch(work: Callable[[Tensor], Tensor], given: Tensor, beside: bool = False)
     if beside:
         queue = _second_queue(device)
         queue.wait_stream(torch.cuda.current_stream(device))  # what `given` is computed from was told before
-        given.record_stream(queue)  # its memory is not for others before this queue has read it
+        for tensor in (given, *reads):
+            tensor.record_stream(queue)  # its memory is not for others before this queue has read it
     with torch.cuda.stream(queue):
         result = work(given)
         # Pinned: into other memory the copy would wait.

@@ -22,8 +22,8 @@ from personalive.acceleration.choice import EAGER, check_runtime, choose_runtime
 from personalive.acceleration.decoder import swap_decoder
 from personalive.acceleration.memory import fit
 from personalive.animate import DEFAULT_OUTPUT, AnimatedVideo, AnimateOptions, animate, prepare
+from personalive.choices import with_output_size, with_window
 from personalive.config import ModelConfig
-from personalive.config_changes import with_output_size, with_window
 from personalive.contracts import Networks
 from personalive.device import choose_device as choose_device
 from personalive.media.frames import Pixels
@@ -69,8 +69,8 @@ class PersonaLive:
         default of the commands: `acceleration.choice.quickest`. The default here is "eager": it writes no files, and
         its frames are the same whatever is installed.
         window: LEVELSxFRAMES instead of the model's own ("4x4"): "2x2" shows a frame three driving frames later, not
-        fifteen; "live" is what `serve` takes (`config_changes.with_window`).
-        size: side of the pictures that come out, for a model with a reference warp (`config_changes.with_output_size`).
+        fifteen; "live" is what `serve` takes (`choices.with_window`).
+        size: side of the pictures that come out, where the model has a reference warp (`choices.with_output_size`).
         Raises WeightsError for a checkpoint that cannot be used, and ConfigError for a device that is not there or has
         not enough memory.
         """

@@ -18,17 +18,16 @@ from torch import Tensor
 from personalive.contracts import MotionSignals, Networks
 from personalive.device import Arriving, fetch, send
 from personalive.errors import InputError
-from personalive.media.frames import Pixels, as_levels, from_levels, resize_picture, resize_tensor, to_levels, to_unit
+from personalive.media.frames import Pixels, as_levels, from_levels, resize_tensor, to_levels
 from personalive.motion import signals
 from personalive.motion.keypoints import MotionGains
 from personalive.motion.signals import Observation
 from personalive.motion.smoothing import Smoother
 from personalive.streaming import engine
 from personalive.streaming import state as states
-from personalive.streaming.state import StreamState, map_tensors
-from personalive.warp.compose import PortraitGuide, PortraitLayers, compose, portrait_layers
+from personalive.streaming.state import StreamState, map_tensors, tensors
+from personalive.warp.compose import PortraitGuide, PortraitLayers, compose, guide_of, read_portrait
 from personalive.warp.drive import Warp
-from personalive.warp.portrait import build_surface, fit_portrait
 
 
 class Stream:
@@ -74,7 +73,7 @@ class Stream:
         """
         _require_square(portrait, "the portrait", dimensions=3)
         self._reference, self._portrait = signals.encode_reference(self._networks, portrait)
-        self._layers = _layers(self._networks, portrait, self._portrait)
+        self._layers = read_portrait(self._networks, portrait, self._portrait)
         self._state = None
 
     def recalibrate(self) -> None:
@@ -161,10 +160,7 @@ class Stream:
         return driving
 
     def _guide(self) -> PortraitGuide | None:
-        warp, layers = self._networks.reference_warp, self._layers
-        if warp is None or layers is None:
-            return None
-        return PortraitGuide(warp, layers, self._networks.config.image_size)
+        return guide_of(self._networks, self._layers)
 
     @property
     def _origin(self) -> Observation:
@@ -287,7 +283,8 @@ def _decode(streams: Sequence[Stream], latents: Tensor, frames: slice, beside: b
         given = chosen.flatten(0, 1).to(streams[0]._reference.latents.dtype)  # (B * m, C, h, w)
         composed = [(streams[index]._layers, streams[index]._warps) for index in shown]
         warps = [(layers, moved[0][frames]) for layers, moved in composed if layers is not None]
-        arriving = fetch(lambda latents: to_levels(_pictures(networks, warps, latents)), given, beside)
+        reads = [tensor for pair in warps for tensor in tensors(pair)]
+        arriving = fetch(lambda latents: to_levels(_pictures(networks, warps, latents)), given, beside, reads)
         for place, index in enumerate(shown):
             paintings[index] = Painting(arriving, slice(place * count, (place + 1) * count))
             streams[index].frames_out += count
@@ -302,16 +299,6 @@ def _pictures(networks: Networks, warps: Sequence[tuple[PortraitLayers, Warp]], 
         return decoded
     each = torch.split(decoded, len(decoded) // len(warps))
     return torch.cat([compose(warp, *moved, frames) for moved, frames in zip(warps, each, strict=True)])
-
-
-def _layers(networks: Networks, portrait: Pixels, seen: Observation) -> PortraitLayers | None:
-    """The portrait (H, H, 3) as the reference warp moves it, at the output's size; None for a model without a warp."""
-    warp = networks.reference_warp
-    if warp is None:
-        return None
-    picture = to_unit(resize_picture(portrait, networks.config.output_size)).to(seen.motion.device)
-    head = fit_portrait(warp, picture, seen.head, seen.motion)
-    return portrait_layers(picture, build_surface(warp, picture, head, seen.head))
 
 
 def _window(stream: Stream) -> StreamState:

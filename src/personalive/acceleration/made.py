@@ -11,10 +11,9 @@ from pathlib import Path
 import torch
 
 from personalive.acceleration.swap import own_unet
-from personalive.config import to_json
 from personalive.contracts import Networks
 from personalive.errors import ConfigError, WeightsError
-from personalive.strict import build
+from personalive.plain_data import build, to_json
 
 
 @dataclass(frozen=True)

@@ -47,10 +47,13 @@ USES = {
     "pose": ("pose_guider",),
     "window": ("denoising_unet",),
     "decode": ("autoencoder.decoder",),
+    "surface": ("reference_warp",),
+    "warp": ("reference_warp",),
+    "compose": ("reference_warp",),
 }
-"""The stages of a stream, and the parts that compute in each."""
+"""The stages of a stream, and the parts that compute in each; the last three where there is a reference warp."""
 
-BESIDE = ("reference", "motion", "pose", "window")
+BESIDE = ("reference", "motion", "pose", "warp", "window")
 """The stages of the next chunk, during which one may be decoded: the reference's, for a keyframe."""
 
 
@@ -67,13 +70,14 @@ class MemoryPlan:
         """Bytes in use at the peak of one stage."""
         absent = set(self.policy.leaves) - set(USES[stage])
         resident = sum(size for part, size in self.weights.items() if part not in absent)
-        meanwhile = self.activations["decode"] if self.policy.beside and stage in BESIDE else 0
+        last = max(self.activations["decode"], self.activations.get("compose", 0))
+        meanwhile = last if self.policy.beside and stage in BESIDE else 0
         return resident + sum(self.caches.values()) + self.activations[stage] + meanwhile
 
     @property
     def peak(self) -> int:
         """Bytes in use at the worst time."""
-        return max(self.at(stage) for stage in USES)
+        return max(self.at(stage) for stage in self.activations)
 
     def lines(self) -> Iterator[str]:
         """For people, in GB."""
@@ -240,17 +244,17 @@ def _measure(config: ModelConfig, dtype: torch.dtype) -> tuple[Items, Items, Ite
     networks = build_networks(config, "meta", dtype)
     for module in modules(networks).values():
         module.to("meta")  # the small tables, too: everything on one device
-    weights = {part: _part_bytes(networks, part) for part in PARTS}
+    there = modules(networks)
+    weights = {part: _part_bytes(networks, part) for part in PARTS if part.partition(".")[0] in there}
     shapes = Shapes(config, dtype)
     reference, slots = shapes.reference(networks)
     window = shapes.signals(config.stream.window_frames)
-    caches = {
-        "reference": sum(tensor.numel() * tensor.element_size() for tensor in tensors(reference)),
-        "keyframes": sum(tensor.numel() * tensor.element_size() for tensor in tensors(slots.key_values)),
-        "window": sum(tensor.numel() * tensor.element_size() for tensor in tensors(window)),
-    }
-    stages = stages_of(networks, shapes, reference, window, slots)
-    held = (*_all_tensors(networks), *tensors(reference), *tensors(slots.key_values), *tensors(window))
+    cached: dict[str, Any] = {"reference": reference, "keyframes": slots.key_values, "window": window}
+    layers = None if networks.reference_warp is None else shapes.layers(networks.reference_warp)
+    cached |= {} if layers is None else {"portrait": layers}
+    caches = {name: sum(t.numel() * t.element_size() for t in tensors(value)) for name, value in cached.items()}
+    stages = stages_of(networks, shapes, reference, window, slots, layers)
+    held = (*_all_tensors(networks), *(tensor for value in cached.values() for tensor in tensors(value)))
     activations = {stage: peak_of(function, held) for stage, function in stages.items()}
     return tuple(weights.items()), tuple(caches.items()), tuple(activations.items())
 

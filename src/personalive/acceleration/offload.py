@@ -25,8 +25,9 @@ PARTS = (
     "motion_extractor",
     "motion_encoder",
     "pose_guider",
+    "reference_warp",
 )
-"""What a plan counts by itself; together all of a model's weights."""
+"""What a plan counts by itself; together all of a model's weights. Not every model has a reference warp."""
 
 
 @dataclass(frozen=True)

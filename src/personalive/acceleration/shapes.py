@@ -9,8 +9,13 @@ import torch
 from torch import Tensor
 
 from personalive.config import ModelConfig
-from personalive.contracts import Keyframes, KeyValues, MotionSignals, Networks, ReferenceFeatures
+from personalive.contracts import HeadMotion, Keyframes, KeyValues, MotionSignals, Networks, ReferenceFeatures
+from personalive.models.reference_warp import ReferenceWarp
+from personalive.motion.signals import Observation
 from personalive.streaming import engine
+from personalive.warp.compose import PortraitGuide, PortraitLayers, portrait_layers
+from personalive.warp.fit import FittedHead
+from personalive.warp.portrait import build_surface
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,32 @@ class Shapes:
         motion = self.tensor(1, frames, unet.motion_tokens, unet.motion_dim)
         return MotionSignals(motion, self.tensor(1, frames, unet.channels[0], side, side))
 
+    def motion(self, frames: int) -> HeadMotion:
+        """Head motion (F, ...) float32."""
+        count = self.config.motion_extractor.keypoints
+        return HeadMotion(
+            *(self.tensor(frames, *shape).float() for shape in ((count, 3), (3,), (3,), (1,))),
+        )
+
+    def fitted_head(self) -> FittedHead:
+        """The head mesh as a portrait shows it."""
+        mesh = self.config.warp.mesh
+        return FittedHead(
+            neutral=self.tensor(mesh.vertices, 3).float(),
+            expressions=self.tensor(mesh.expressions, mesh.vertices, 3).float(),
+            expression=self.tensor(mesh.expressions).float(),
+            rotation=self.tensor(3, 3).float(),
+            scale=self.tensor(1).float(),
+            translation=self.tensor(2).float(),
+            error=0.0,
+        )
+
+    @torch.no_grad()
+    def layers(self, warp: ReferenceWarp) -> PortraitLayers:
+        """A portrait as the reference warp moves it."""
+        picture = self.picture(self.config.output_size).float()
+        return portrait_layers(picture, build_surface(warp, picture, self.fitted_head(), self.motion(1)))
+
     @torch.no_grad()
     def reference(self, networks: Networks) -> tuple[ReferenceFeatures, Keyframes]:
         """A reference, and keyframe slots that are all in use with the reference's own features."""
@@ -60,9 +91,18 @@ class Shapes:
 
 
 def stages_of(
-    networks: Networks, shapes: Shapes, reference: ReferenceFeatures, window: MotionSignals, slots: Keyframes
+    networks: Networks,
+    shapes: Shapes,
+    reference: ReferenceFeatures,
+    window: MotionSignals,
+    slots: Keyframes,
+    layers: PortraitLayers | None = None,
 ) -> dict[str, Callable[[], object]]:
-    """What a stream computes: three stages once for a portrait, the others once for a chunk."""
+    """What a stream computes: three stages (and `surface`) once for a portrait, the others once for a chunk.
+
+    `surface`, `warp` and `compose` are there where the model has a reference warp; a portrait's head is fitted already.
+    layers: the portrait's, by default made here.
+    """
     config, chunk = shapes.config, shapes.config.stream.chunk_frames
     pose = window.pose[:, 0] if config.unet.reference_pose else None
     latents = shapes.latents(config.stream.window_frames)
@@ -71,7 +111,7 @@ def stages_of(
         networks.motion_extractor(shapes.picture(config.motion_extractor.image_size, chunk))
         networks.motion_encoder(shapes.picture(config.motion_encoder.image_size, chunk))
 
-    return {
+    stages = {
         "image token": lambda: networks.image_encoder(shapes.picture(config.image_encoder.image_size)),
         "encode": lambda: networks.autoencoder.encode(shapes.picture(config.image_size)),
         "reference": lambda: networks.denoising_unet.project(
@@ -81,4 +121,20 @@ def stages_of(
         "pose": lambda: networks.pose_guider(shapes.picture(config.image_size, chunk)),
         "window": lambda: engine.denoise(networks, reference, latents, window, slots),
         "decode": lambda: networks.autoencoder.decode(latents[0, :chunk].to(shapes.dtype)),
+    }
+    warp = networks.reference_warp
+    return stages if warp is None else stages | _warp_stages(warp, shapes, layers or shapes.layers(warp))
+
+
+def _warp_stages(warp: ReferenceWarp, shapes: Shapes, layers: PortraitLayers) -> dict[str, Callable[[], object]]:
+    config, chunk = shapes.config, shapes.config.stream.chunk_frames
+    guide = PortraitGuide(warp, layers, config.image_size)
+    tokens = shapes.tensor(chunk, config.unet.motion_tokens, config.unet.motion_dim)
+    driven = Observation(shapes.motion(chunk), tokens)
+    with torch.no_grad():
+        guide(driven)  # so that there is something to compose
+    return {
+        "surface": lambda: shapes.layers(warp),
+        "warp": lambda: guide(driven),
+        "compose": lambda: guide.composed(shapes.picture(config.image_size, chunk)),
     }

@@ -193,7 +193,7 @@ class _Own:
         """The cases as they were animated, what each took, what could not be done, and the report's source."""
         if self.crop not in ("auto", "none"):
             raise ConfigError(f"crop is {self.crop!r}; choose auto or none")
-        from personalive.config_changes import with_window
+        from personalive.choices import with_window
         from personalive.device import choose_device, precision_named
         from personalive.evaluation.inputs import prepare_inputs
         from personalive.evaluation.outputs import Settings, animate_cases

@@ -28,7 +28,7 @@ def show_info() -> None:
         except PersonaLiveError as error:
             typer.echo(f"model      {name}: cannot be used: {error}")
             continue
-        side, size = about.image_size, about.size / 1e6
+        side, size = about.output_size, about.size / 1e6
         typer.echo(f"model      {name}: {side}x{side} pixels, {about.parameters / 1e6:.1f} M numbers, {size:.1f} MB")
         if about.description:
             typer.echo(f"           {about.description}")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from personalive.choices import with_window
 from personalive.config import CONFIGS, override
-from personalive.config_changes import with_window
 from personalive.errors import ConfigError
 from personalive.reporting import reported
 

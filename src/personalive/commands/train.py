@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from personalive.config import CONFIGS, override
-from personalive.config_changes import assignments
 from personalive.errors import ConfigError, OutputError
+from personalive.plain_data import assignments
 from personalive.reporting import STOPPED, give_up, progress_bar, reported, start_log
 from personalive.training.recipe import STAGES
 

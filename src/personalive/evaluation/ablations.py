@@ -17,9 +17,8 @@ from personalive.data.shards import PersonRecord
 from personalive.evaluation.animator import Animator, Reader
 from personalive.evaluation.exact import course_error
 from personalive.evaluation.measures import RENDERED
-from personalive.evaluation.temporal import compare, ping_pong
+from personalive.evaluation.temporal import at_one_size, compare, ping_pong
 from personalive.evaluation.yardstick import SIGNALS, identity_distance
-from personalive.media.frames import resize_to
 
 
 @dataclass(frozen=True)
@@ -105,8 +104,8 @@ def _crossed(
 ) -> CrossedFigures:
     driving = driver.images[ping_pong(len(driver.images), frames)]
     output = np.stack(list(animate(portrait.images[0], driving)))
-    side = output.shape[1:3]
-    temporal = compare(output, np.stack([resize_to(frame, *side) for frame in driving])).error
+    pairs = [at_one_size(made, true) for made, true in zip(output, driving, strict=True)]
+    temporal = compare(np.stack([made for made, _ in pairs]), np.stack([true for _, true in pairs])).error
     made, true, own = (reader.read(video) for video in (output, driving, portrait.images[:1]))
     if made is None or true is None or own is None:
         return CrossedFigures(portrait.name, driver.name, float("nan"), float("nan"), float("nan"), temporal)

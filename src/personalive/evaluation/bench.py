@@ -21,18 +21,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from personalive.acceleration.decoder import decodes_tiny, random_tiny_decoder
 from personalive.acceleration.shapes import Shapes, stages_of
 from personalive.config import ModelConfig, override
-from personalive.contracts import Keyframes, KeyValues, Networks
+from personalive.contracts import Keyframes, KeyValues, MotionSignals, Networks
 from personalive.device import describe_device, fetch, send
 from personalive.media.frames import Pixels, as_levels, from_levels, to_levels
 from personalive.motion import signals
+from personalive.motion.signals import Observation
 from personalive.streaming import engine
 from personalive.streaming.state import StreamState
+from personalive.warp.compose import guide_of, read_portrait
 from personalive.weights.load import build_networks, modules
 
 Clock = Callable[[], float]
 
-PER_CHUNK = ("transfer in", "motion", "pose", "window", "decode", "transfer out")
-"""The stages of a chunk, in their order."""
+PER_CHUNK = ("transfer in", "motion", "pose", "warp", "window", "decode", "compose", "transfer out")
+"""The stages of a chunk, in their order; `warp` and `compose` where the model has a reference warp."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class BenchReport:
     device: str
     dtype: str
     image_size: int
+    output_size: int
     window: str
     keyframes: int
     chunks: int
@@ -64,10 +67,16 @@ class BenchReport:
         """Everything, for machines."""
         return json.dumps(dataclasses.asdict(self), indent=1)
 
+    @property
+    def size(self) -> str:
+        """Sides of the pictures, in words: what the networks compute at, and what comes out where that is another."""
+        plain = f"{self.image_size} px"
+        return plain if self.output_size == self.image_size else f"{plain}, pictures of {self.output_size} px"
+
     def to_table(self) -> str:
         """Markdown, for people."""
         lines = [
-            f"{self.model}, {self.image_size} px, {self.dtype}, {self.window}, {self.keyframes} keyframes, "
+            f"{self.model}, {self.size}, {self.dtype}, {self.window}, {self.keyframes} keyframes, "
             f"{self.device}{', ' + self.note if self.note else ''}; median of {self.chunks} chunks",
             "",
             "| stage | ms per chunk | TFLOP | TFLOP/s |",
@@ -111,7 +120,7 @@ def bench(
     for _ in range(burn_in):
         session.chunk()
     whole = [timer.time(session.chunk) for _ in range(chunks)]
-    stages: dict[str, list[float]] = {stage: [] for stage in PER_CHUNK}
+    stages: dict[str, list[float]] = {stage: [] for stage in session.stages}
     for _ in range(chunks):
         session.chunk(lambda stage, piece: stages[stage].append(timer.time(piece)))
     medians = {stage: statistics.median(times) for stage, times in stages.items()}
@@ -123,6 +132,7 @@ def bench(
         device=describe_device(parameter.device),
         dtype=str(parameter.dtype).removeprefix("torch."),
         image_size=config.image_size,
+        output_size=config.output_size,
         window=f"{config.stream.levels} levels of {config.stream.chunk_frames} frames",
         keyframes=keyframes,
         chunks=chunks,
@@ -152,7 +162,7 @@ def count_tflop(config: ModelConfig, keyframes: int, tiny: bool = False) -> dict
     reference, slots = shapes.reference(networks)
     stages = stages_of(networks, shapes, reference, shapes.signals(config.stream.window_frames), slots)
     counts = {}
-    for stage in ("motion", "pose", "window", "decode"):
+    for stage in [stage for stage in PER_CHUNK if stage in stages]:
         with torch.no_grad(), FlopCounterMode(display=False) as counter:
             stages[stage]()
         counts[stage] = counter.get_total_flops() / 1e12
@@ -202,7 +212,9 @@ class _Session:
         generator = np.random.default_rng(0)
         side, chunk = config.image_size, config.stream.chunk_frames
         self.frames: Pixels = generator.integers(0, 256, (chunk, side, side, 3), dtype=np.uint8)
-        self.reference, self.own = signals.encode_reference(networks, self.frames[0])
+        portrait = generator.integers(0, 256, (config.output_size, config.output_size, 3), dtype=np.uint8)
+        self.reference, self.own = signals.encode_reference(networks, portrait)
+        self.guide = guide_of(networks, read_portrait(networks, portrait, self.own))
         lead_in = signals.lead_in(networks, self.own, self.own)
         state = engine.start(networks, self.reference, lead_in, 0, reference_motion=self.own.motion)
         self.state = _with_keyframes(state, keyframes)
@@ -211,13 +223,22 @@ class _Session:
 
     def chunk(self, around: Around = _plainly) -> Pixels:
         """One chunk, stage by stage; `around` runs each."""
-        for stage, piece in zip(PER_CHUNK, self._pieces(), strict=True):
+        for stage, piece in self._pieces().items():
             around(stage, piece)
         painted: Pixels = self.given["pixels"]
         return painted
 
-    def _pieces(self) -> tuple[Callable[[], object], ...]:
-        return (self._bring, self._observe, self._drive, self._denoise, self._decode, self._fetch)
+    @property
+    def stages(self) -> list[str]:
+        """Names of the stages of a chunk, those of `PER_CHUNK` that this model has."""
+        return list(self._pieces())
+
+    def _pieces(self) -> dict[str, Callable[[], object]]:
+        steps = (self._bring, self._observe, self._drive, self._warp, self._denoise, self._decode, self._compose)
+        pieces: dict[str, Callable[[], object]] = dict(zip(PER_CHUNK, (*steps, self._fetch), strict=True))
+        if self.guide is None:
+            del pieces["warp"], pieces["compose"]
+        return pieces
 
     def _bring(self) -> None:
         self.given["images"] = torch.cat([from_levels(send(as_levels(frame), self.device)) for frame in self.frames])
@@ -226,7 +247,18 @@ class _Session:
         self.given["seen"] = signals.observe(self.networks, self.given["images"])
 
     def _drive(self) -> None:
-        self.given["signals"] = signals.drive(self.networks, self.own, self.own, self.given["seen"])
+        def note(target: Observation) -> Tensor:
+            """Nothing to add yet: the warp is a stage of its own."""
+            self.given["target"] = target
+            return target.motion.new_zeros(())
+
+        guide = None if self.guide is None else note
+        self.given["signals"] = signals.drive(self.networks, self.own, self.own, self.given["seen"], guide=guide)
+
+    def _warp(self) -> None:
+        assert self.guide is not None
+        driving: MotionSignals = self.given["signals"]
+        self.given["signals"] = MotionSignals(driving.motion, driving.pose + self.guide(self.given["target"])[None])
 
     def _denoise(self) -> None:
         self.state, self.given["latents"] = engine.step(self.networks, self.state, self.given["signals"])
@@ -234,6 +266,10 @@ class _Session:
     def _decode(self) -> None:
         latents: Tensor = self.given["latents"][0]
         self.given["frames"] = self.networks.autoencoder.decode(latents.to(self.reference.latents.dtype))
+
+    def _compose(self) -> None:
+        assert self.guide is not None
+        self.given["frames"] = self.guide.composed(self.given["frames"])
 
     def _fetch(self) -> None:
         self.given["pixels"] = fetch(to_levels, self.given["frames"]).wait().numpy()

@@ -15,9 +15,9 @@ import torch
 from personalive.errors import InputError
 from personalive.evaluation import metrics
 from personalive.evaluation.animator import Animator, Reader
-from personalive.evaluation.temporal import TemporalFigures, TemporalMeter, ping_pong
+from personalive.evaluation.temporal import TemporalFigures, TemporalMeter, at_one_size, ping_pong
 from personalive.evaluation.yardstick import Array, identity_distance
-from personalive.media.frames import Pixels, resize_to, to_unit
+from personalive.media.frames import Pixels, to_unit
 
 BLOCK = 100
 """Frames that are measured together; the second block is "early", the last one "late"."""
@@ -66,7 +66,7 @@ def long_stream(
     meter, identity, sharp = TemporalMeter(), [], []
     block: list[Pixels] = []
     for place, output in zip(order, _played(animate, portrait, driving, order), strict=True):
-        meter.add(output, resize_to(driving[place], *output.shape[:2]))
+        meter.add(*at_one_size(output, driving[place]))
         block.append(output)
         if len(block) == BLOCK:
             whole, block = np.stack(block), []

@@ -23,7 +23,7 @@ from personalive.evaluation.recogniser import FaceRecogniser
 from personalive.evaluation.statistics import correlation
 from personalive.evaluation.temporal import Distance, TemporalMeter
 from personalive.evaluation.yardstick import IDENTITY_SIZE, SIGNALS, Array, identity_distance
-from personalive.media.frames import Pixels, to_unit
+from personalive.media.frames import Pixels, resize_to, to_unit
 
 STEADY = 2.0
 """Least standard deviation of an angle that the yardstick reads in a driver, degrees, some three times its own noise
@@ -40,8 +40,8 @@ Course: TypeAlias = dict[str, tuple[float, ...]]
 
 @dataclass(frozen=True)
 class Block:
-    """The same moments (F, H, W, 3) of one size; truth None: there is none. whole: the driver at its own size, if that
-    is another one."""
+    """The same moments (F, H, W, 3): driver and truth are of one size, the output's or a smaller one; truth None: there
+    is none. whole: the driver at its own size, if that is another one."""
 
     generated: Pixels
     driving: Pixels
@@ -52,6 +52,14 @@ class Block:
     def model(self) -> Pixels:
         """What the output's change over time is held against: the truth, else the driver."""
         return self.driving if self.truth is None else self.truth
+
+    @property
+    def compared(self) -> Pixels:
+        """The output at the size of `model`, for what is compared pixel by pixel."""
+        height, width = self.model.shape[1:3]
+        if self.generated.shape[1:3] == (height, width):
+            return self.generated
+        return np.stack([resize_to(frame, height, width) for frame in self.generated])
 
     @property
     def driver(self) -> Pixels:
@@ -87,7 +95,7 @@ class PixelMeter:
         """The next frames."""
         if block.truth is None:
             return
-        output, truth = to_unit(block.generated), to_unit(block.truth)
+        output, truth = to_unit(block.compared), to_unit(block.truth)
         self._values["L1"] += metrics.l1(output, truth).tolist()
         self._values["PSNR"] += metrics.psnr(output, truth).clamp(max=MOST_PSNR).tolist()
         self._values["SSIM"] += metrics.ssim(output, truth).tolist()
@@ -113,7 +121,7 @@ class ChangeMeter:
 
     def add(self, block: Block) -> None:
         """The next frames."""
-        for pair in zip(block.generated, block.model, strict=True):
+        for pair in zip(block.compared, block.model, strict=True):
             self._plain.add(*pair)
             if self._lpips is not None:
                 self._lpips.add(*pair)
@@ -308,7 +316,7 @@ class ClipFeatures:
 
     def add(self, block: Block) -> None:
         """The next frames."""
-        self._waiting += zip(block.generated, block.model, strict=True)
+        self._waiting += zip(block.compared, block.model, strict=True)
         while len(self._waiting) >= CLIP_FRAMES:
             clip, self._waiting = self._waiting[:CLIP_FRAMES], self._waiting[CLIP_FRAMES:]
             for frames, features in zip(zip(*clip, strict=True), self._found, strict=True):

@@ -141,7 +141,7 @@ def described(config: ModelConfig) -> str:
     """A configuration in a line, for reports."""
     stream = config.stream
     return (
-        f"{config.name}, {config.image_size} px, {stream.levels} levels of {stream.chunk_frames} frames, "
+        f"{config.name}, {config.output_size} px, {stream.levels} levels of {stream.chunk_frames} frames, "
         f"{stream.keyframes} keyframes, tau {stream.tau:g}"
     )
 
@@ -154,7 +154,7 @@ def _animate(model: PersonaLive, case: Case, settings: Settings) -> Run:
     clock = Stopwatch(streamed(model, settings.seed), chunk=config.stream.chunk_frames)
     memory = PeakMemory(device)
     with read_video(case.driving, settings.max_frames) as video:
-        info, side = video.info, config.image_size
+        info, side = video.info, config.output_size
         _require_square(case.driving, info.width, info.height)
         memory.start()
         with VideoWriter(case.generated, side, side, rate=info.rate, crf=CRF) as writer:

@@ -27,7 +27,9 @@ CHANNELS = ("output", "copy", "autoencoder")
 
 @dataclass(frozen=True)
 class Reenacted:
-    """One person's clip: truth and outputs (F, H, W, 3) uint8, and the measures per name and channel, means over F."""
+    """One person's clip: truth and outputs (F, H, W, 3) uint8, both of the truth's size, and the measures per name and
+    channel, means over F.
+    """
 
     name: str
     truth: Pixels
@@ -39,15 +41,16 @@ def reenact(model: PersonaLive, people: Iterable[PersonRecord], seed: int = 0) -
     """Stream every person's clip onto its own first frame and measure frames 1 and later."""
     for person in people:
         stream = model.start(person.images[0], seed=seed)
-        output = np.concatenate([stream.push(person.images), stream.flush()])[1:]
         truth = person.images[1:]
+        output = np.concatenate([stream.push(person.images), stream.flush()])[1:]
+        output = np.stack([resize_to(frame, *truth.shape[1:3]) for frame in output])
         figures = _measure(model, person, truth, output)
         yield Reenacted(person.name, truth, output, figures)
 
 
 @torch.inference_mode()
 def _measure(model: PersonaLive, person: PersonRecord, truth: Pixels, output: Pixels) -> dict[str, dict[str, float]]:
-    side = model.config.image_size
+    side = model.config.output_size
     wanted = to_unit(truth)
     copy = resize_to(resize_to(person.images[0], side, side), truth.shape[1], truth.shape[2])
     rebuilt = model.networks.autoencoder.decode(model.networks.autoencoder.encode(to_signed(truth)))

@@ -20,7 +20,7 @@ from personalive.evaluation.yardstick import Array
 from personalive.media.frames import Pixels, load_picture, resize_to
 from personalive.media.video import VideoReader, read_video
 
-VERSION = 6
+VERSION = 7
 """To be raised with every change to what a measure gives: kept scores of older versions are not taken again."""
 
 BLOCK = 25  # frames that are held and measured together
@@ -28,7 +28,8 @@ BLOCK = 25  # frames that are held and measured together
 
 @dataclass(frozen=True)
 class Moment:
-    """One frame of each video, of one size, and the driver's as it is in its file; truth None: there is none."""
+    """One frame of each video: the output's own size, driver and truth no larger, and `whole`, the driver as it is in
+    its file; truth None: there is none."""
 
     generated: Pixels
     driving: Pixels
@@ -89,7 +90,10 @@ _NO_FEATURES = (np.empty((0, 1)), np.empty((0, 1)))
 
 
 def in_step(case: Case, max_frames: int | None = None) -> Iterator[Moment]:
-    """The frames of a case, all of the output's size. Without a truth of its own, a self case's is the driver."""
+    """The frames of a case. Without a truth of its own, a self case's is the driver.
+
+    Driver and truth are made as small as the output where they are larger; a smaller one is not enlarged.
+    """
     own_truth = case.truth
     paths = [case.generated, case.driving, *([] if own_truth is None else [own_truth])]
     with ExitStack() as stack:
@@ -102,12 +106,17 @@ def in_step(case: Case, max_frames: int | None = None) -> Iterator[Moment]:
                 short = paths[frames.index(None)]
                 long = next(path for path, frame in zip(paths, frames, strict=True) if frame is not None)
                 raise InputError(f"{short} ends after {count} frames, {long} does not; cut both to one length")
-            driving = resize_to(frames[1].pixels, height, width)
+            driving = no_larger(frames[1].pixels, height, width)
             if own_truth is not None:
-                truth: Pixels | None = resize_to(frames[2].pixels, height, width)
+                truth: Pixels | None = no_larger(frames[2].pixels, height, width)
             else:
                 truth = None if case.cross else driving
             yield Moment(frames[0].pixels, driving, truth, frames[1].pixels)
+
+
+def no_larger(pixels: Pixels, height: int, width: int) -> Pixels:
+    """(H, W, 3) -> (height, width, 3) where it is higher than that, else as it is."""
+    return resize_to(pixels, height, width) if pixels.shape[0] > height else pixels
 
 
 def rate_of(path: Path) -> Fraction:

@@ -1,7 +1,8 @@
 """Four steps against one: pictures painted from noise in n steps of the short schedule, each frame on its own.
 
 This is the image-level view of the sampler (the paper's second training stage): no window, no history. Motion is
-predicted from the driving frames' pixels.
+predicted from the driving frames' pixels. Where the model has a reference warp, its pictures are composed as a stream's
+are, and compared at the size of what the denoiser makes.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from torch import Tensor
 
 from personalive.contracts import MotionSignals, Networks, ReferenceFeatures
 from personalive.evaluation import metrics
-from personalive.media.frames import Pixels, resize_tensor, to_unit
+from personalive.media.frames import Pixels, resample, resize_tensor, to_unit
 from personalive.motion import signals
 from personalive.pipeline import PersonaLive
 from personalive.streaming.schedule import Schedule
 from personalive.streaming.state import draw_noise
+from personalive.warp.compose import guide_of, read_portrait
 
 BATCH = 8  # frames painted at a time
 
@@ -56,16 +58,20 @@ def compare_steps(model: PersonaLive, frames: Pixels, every: int = 4, seed: int 
     """
     networks = model.networks
     reference, own = signals.encode_reference(networks, frames[0])
+    guide = guide_of(networks, read_portrait(networks, frames[0], own))
     truth = resize_tensor(to_unit(frames[every::every]), model.config.image_size)
     seeds, common = torch.tensor([seed]), networks.config.stream.common_noise
     figures: dict[int, list[tuple[Tensor, Tensor]]] = {n: [] for n in range(1, model.config.stream.levels + 1)}
     for draw, images in enumerate(torch.split(truth, BATCH)):
         seen = signals.observe(networks, images)
-        driving = signals.drive(networks, own, own, seen)
+        driving = signals.drive(networks, own, own, seen, guide=guide)
         shape = (len(images), *reference.latents.shape[1:])
         noise = draw_noise(seeds, torch.tensor([draw]), shape, reference.latents.device, common)
         for steps, kept in figures.items():
-            painted = paint(networks, reference, driving, steps, noise).cpu().clamp(0, 1)
+            painted = paint(networks, reference, driving, steps, noise)
+            if guide is not None:  # which `drive` has asked
+                painted = resample(guide.composed(painted), images.shape[-1])
+            painted = painted.cpu().clamp(0, 1)
             kept.append((metrics.l1(painted, images), metrics.ssim(painted, images)))
     return {steps: _means(kept) for steps, kept in figures.items()}
 

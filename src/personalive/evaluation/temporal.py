@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from personalive.evaluation.metrics import pyramid_distance
-from personalive.media.frames import Pixels, to_unit
+from personalive.media.frames import Pixels, resize_to, to_unit
 
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Pictures (N, 3, H, W) in [0, 1] twice -> how far apart each pair is (N,); LPIPS, or `metrics.pyramid_distance`."""
@@ -71,6 +71,12 @@ def compare(generated: Pixels, true: Pixels, distance: Distance = pyramid_distan
     for pair in zip(generated, true, strict=True):
         meter.add(*pair)
     return meter.figures()
+
+
+def at_one_size(generated: Pixels, true: Pixels) -> tuple[Pixels, Pixels]:
+    """Two frames (H, W, 3) of one shape, the larger one made as small as the other."""
+    height, width = min(generated.shape[:2], true.shape[:2])
+    return resize_to(generated, height, width), resize_to(true, height, width)
 
 
 def ping_pong(frames: int, length: int) -> NDArray[np.int64]:

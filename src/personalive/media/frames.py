@@ -187,6 +187,15 @@ def resize_tensor(images: Tensor, side: int) -> Tensor:
     return functional.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)
 
 
+def resample(images: Tensor, side: int) -> Tensor:
+    """Square images (N, C, H, H) at another side: averaged over areas where they shrink, else bilinear."""
+    if images.shape[-1] == side:
+        return images
+    if images.shape[-1] > side:
+        return functional.interpolate(images, size=side, mode="area")
+    return functional.interpolate(images, size=side, mode="bilinear", align_corners=False)
+
+
 def clip_pixels(pixels: Pixels, image_size: int = 224) -> Tensor:
     """(H, W, 3) uint8 -> (1, 3, image_size, image_size) float32, CLIP's own preprocessing.
 

@@ -46,7 +46,7 @@ class Problem(BaseModel):
 
 
 class Status(BaseModel):
-    """How the server is."""
+    """How the server is; `image_size`: side of the pictures that viewers see."""
 
     state: str
     progress: float
@@ -241,7 +241,7 @@ def _add_status(app: FastAPI) -> None:
             state=state,
             progress=round(service.progress, 2),
             model=service.settings.model,
-            image_size=service.model.config.image_size if service.model else None,
+            image_size=service.model.config.output_size if service.model else None,
             sessions=len(service.sessions) if ready else 0,
             capacity=service.sessions.capacity if ready else None,
             rate=round(service.sessions.rate, 1) if ready else None,

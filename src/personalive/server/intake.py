@@ -35,7 +35,7 @@ class Intake:
     """One session's way in. At most one frame waits while another is worked on; a newer one replaces it."""
 
     def __init__(self, session: Session, side: int, run: Run, came: Callable[[], None], metrics: Metrics) -> None:
-        """`side`: of the model's pictures; `came` is called when a framed picture waits for the worker."""
+        """`side`: of the pictures that drive the model; `came` is called when a framed picture waits for the worker."""
         self._session = session
         self._side = side
         self._run = run

@@ -100,7 +100,7 @@ class Service:
         sessions = self.sessions
         name = portrait_id or next(iter(self.portraits.built_in), "")
         portrait = await asyncio.to_thread(self.portraits.get, name)
-        pixels = await asyncio.to_thread(portrait.cut, self._model().config.image_size)
+        pixels = await asyncio.to_thread(portrait.cut, self._model().config.output_size)
         live = sessions.open(pixels, controls, identity)
         live.portrait_id = portrait.identity
         return live
@@ -108,7 +108,7 @@ class Service:
     async def change_portrait(self, live: Live, portrait_id: str) -> None:
         """Another portrait for a session, from its next chunk on. Raises UnknownError."""
         portrait = await asyncio.to_thread(self.portraits.get, portrait_id)
-        live.session.set_portrait(await asyncio.to_thread(portrait.cut, self._model().config.image_size))
+        live.session.set_portrait(await asyncio.to_thread(portrait.cut, self._model().config.output_size))
         live.portrait_id = portrait.identity
 
     def run(self, work: Coroutine[Any, Any, None], name: str = "personalive-closing") -> None:
@@ -170,12 +170,15 @@ def warm_up(model: Model, stopped: Callable[[], bool]) -> Throughput:
     """
     config = model.config
     throughput = Throughput(config.stream.chunk_frames)
-    picture = np.random.default_rng(0).integers(0, 256, (config.image_size, config.image_size, 3), dtype=np.uint8)
-    stream = model.start(picture)
+    noise = np.random.default_rng(0)
+    portrait, driving = (
+        noise.integers(0, 256, (side, side, 3), dtype=np.uint8) for side in (config.output_size, config.image_size)
+    )
+    stream = model.start(portrait)
     seconds = []
     for _ in range(config.stream.levels + 3):
         for _ in range(config.stream.chunk_frames):
-            stream.feed(picture)
+            stream.feed(driving)
         began = time.perf_counter()
         model.step([stream])
         seconds.append(time.perf_counter() - began)

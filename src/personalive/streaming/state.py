@@ -145,12 +145,12 @@ def map_tensors(function: Callable[..., Tensor], *trees: T) -> T:
 
 
 def tensors(tree: Any) -> Iterator[Tensor]:
-    """Every tensor in a dataclass or tuple, depth first."""
+    """Every tensor in a dataclass or tuple, depth first; other values are left out."""
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, tuple):
         for part in tree:
             yield from tensors(part)
-    else:
+    elif dataclasses.is_dataclass(tree):
         for field in dataclasses.fields(tree):
             yield from tensors(getattr(tree, field.name))

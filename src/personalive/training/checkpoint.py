@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from personalive.config import ModelConfig, from_json, to_json
+from personalive.config import ModelConfig, from_json
 from personalive.errors import PersonaLiveError, WeightsError
+from personalive.plain_data import to_json
 
 if TYPE_CHECKING:
     from personalive.training.learner import Learner

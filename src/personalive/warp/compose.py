@@ -8,11 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from personalive.contracts import Networks
+from personalive.media.frames import Pixels, resample, resize_picture, to_unit
 from personalive.models.reference_warp import ReferenceWarp
 from personalive.motion.signals import Observation
 from personalive.warp.drive import Warp, drive_surface
 from personalive.warp.flow import fill, sample
-from personalive.warp.portrait import PortraitSurface
+from personalive.warp.portrait import PortraitSurface, build_surface, fit_portrait
 
 SURE_BACKGROUND = 0.08
 """A cell of the portrait is background for the plate where no figure value around it exceeds this."""
@@ -39,22 +41,35 @@ class PortraitLayers:
     surface: PortraitSurface
 
 
+def read_portrait(networks: Networks, portrait: Pixels, seen: Observation) -> PortraitLayers | None:
+    """The layers of a square portrait (H, H, 3) at the output's size; None for a model without a reference warp.
+
+    seen (1, ...): what the motion networks see in it.
+    """
+    warp = networks.reference_warp
+    if warp is None:
+        return None
+    picture = to_unit(resize_picture(portrait, networks.config.output_size)).to(seen.motion.device)
+    head = fit_portrait(warp, picture, seen.head, seen.motion)
+    return portrait_layers(picture, build_surface(warp, picture, head, seen.head))
+
+
 def portrait_layers(picture: Tensor, surface: PortraitSurface) -> PortraitLayers:
     """The layers of a portrait (1, 3, H, H) in [0, 1], H a multiple of the grid's side."""
     side = surface.weight.shape[-1]
     figure = surface.figure.detach()[None, None]
     around = F.max_pool2d(figure, PLATE_MARGIN, 1, PLATE_MARGIN // 2)
     background = (around < SURE_BACKGROUND).float()
-    small = _resized(picture, side)
+    small = resample(picture, side)
     plate_small = fill(small * background, background)
     share = F.interpolate(background, size=picture.shape[-2:], mode="bilinear", align_corners=False)
-    plate = share * picture + (1 - share) * _resized(plate_small, picture.shape[-1])
+    plate = share * picture + (1 - share) * resample(plate_small, picture.shape[-1])
     return PortraitLayers(picture, plate, small, plate_small, surface)
 
 
 def warped_picture(picture: Tensor, warp: Warp) -> Tensor:
     """A portrait (1, 3, H, H) carried to F frames: (F, 3, H, H)."""
-    flow = _resized(warp.flow.movedim(-1, 1), picture.shape[-1]).movedim(1, -1)
+    flow = resample(warp.flow.movedim(-1, 1), picture.shape[-1]).movedim(1, -1)
     mode = "bilinear" if picture.shape[-1] <= warp.flow.shape[1] else "bicubic"
     return sample(picture.expand(len(flow), -1, -1, -1), flow, mode).clamp(0, 1)
 
@@ -81,8 +96,20 @@ class PortraitGuide:
         self.moved = moved = drive_surface(self._warp, self._layers.surface, target.head, target.motion)
         warped = warped_picture(self._layers.small_picture, moved)
         shown = guide_pictures(warped, self._layers.small_plate, moved.masks)
-        features: Tensor = self._warp.guider(_resized(shown, self._size).to(self._warp.dtype))
+        features: Tensor = self._warp.guider(resample(shown, self._size).to(self._warp.dtype))
         return features
+
+    def composed(self, generated: Tensor) -> Tensor:
+        """The finished frames (F, 3, H, H) in [0, 1] of the latest warp: see `compose`."""
+        if self.moved is None:
+            raise ValueError("nothing was warped yet")
+        return compose(self._warp, self._layers, self.moved, generated)
+
+
+def guide_of(networks: Networks, layers: PortraitLayers | None) -> PortraitGuide | None:
+    """The guide of a portrait's layers, at the size that the denoiser works at; None without a reference warp."""
+    warp = networks.reference_warp
+    return None if warp is None or layers is None else PortraitGuide(warp, layers, networks.config.image_size)
 
 
 def compose(warp: ReferenceWarp, layers: PortraitLayers, moved: Warp, generated: Tensor) -> Tensor:
@@ -91,7 +118,7 @@ def compose(warp: ReferenceWarp, layers: PortraitLayers, moved: Warp, generated:
     generated (F, 3, S, S) in [0, 1]: what the diffusion model decoded for them.
     """
     small = ComposeInputs(
-        generated=_resized(generated.float(), moved.flow.shape[1]),
+        generated=resample(generated.float(), moved.flow.shape[1]),
         warped=warped_picture(layers.small_picture, moved),
         plate=layers.small_plate.expand(len(generated), -1, -1, -1),
         masks=moved.masks,
@@ -99,7 +126,7 @@ def compose(warp: ReferenceWarp, layers: PortraitLayers, moved: Warp, generated:
     )
     shares, paint = blend(warp.compositor, small, warp.dtype)
     side = layers.picture.shape[-1]
-    return mix(_resized(shares, side), warped_picture(layers.picture, moved), layers.plate, _resized(paint, side))
+    return mix(resample(shares, side), warped_picture(layers.picture, moved), layers.plate, resample(paint, side))
 
 
 @dataclass(frozen=True)
@@ -150,13 +177,4 @@ def _tint(warped: Tensor, generated: Tensor, known: Tensor, gap: Tensor) -> Tens
     weight = F.avg_pool2d(known, step)
     difference = F.avg_pool2d((warped - generated) * known, step) / weight.clamp(min=1e-3)
     sure = (weight > 0.3).float()
-    return _resized(fill(difference * sure, sure), side) * (1 - gap)
-
-
-def _resized(pictures: Tensor, side: int) -> Tensor:
-    """Pictures (N, C, h, h) at another side: averaged down, or bilinearly up."""
-    if pictures.shape[-1] == side:
-        return pictures
-    if pictures.shape[-1] > side:
-        return F.interpolate(pictures, size=side, mode="area")
-    return F.interpolate(pictures, size=side, mode="bilinear", align_corners=False)
+    return resample(fill(difference * sure, sure), side) * (1 - gap)

@@ -10,17 +10,18 @@ from safetensors import SafetensorError, safe_open
 
 from personalive.config import from_json
 from personalive.errors import ConfigError, WeightsError
+from personalive.weights.compact import SCALE
 from personalive.weights.load import FORMAT
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """One file: its size in bytes, the numbers stored in it, the side of its pictures, and its training note."""
+    """One file: its size in bytes, numbers in it, the side of the pictures that come out, and its training note."""
 
     path: Path
     size: int
     parameters: int
-    image_size: int
+    output_size: int
     description: str
 
 
@@ -30,14 +31,15 @@ def describe_checkpoint(path: str | Path) -> CheckpointInfo:
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            parameters = sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+            entries = [key for key in file.keys() if not key.endswith(SCALE)]  # noqa: SIM118
+            parameters = sum(math.prod(file.get_slice(key).get_shape()) for key in entries)
             size = path.stat().st_size
     except (SafetensorError, OSError) as error:
         raise WeightsError(f"{path} cannot be read as a checkpoint ({error}): install or write it again") from error
     if metadata.get("format") != FORMAT:
         raise WeightsError(f"{path} is not a checkpoint of this project")
     try:
-        image_size = from_json(metadata.get("config", "")).image_size
+        output_size = from_json(metadata.get("config", "")).output_size
     except ConfigError as error:
         raise WeightsError(f"{path}: its configuration is not of this version: {error}") from error
-    return CheckpointInfo(path, size, parameters, image_size, metadata.get("description", ""))
+    return CheckpointInfo(path, size, parameters, output_size, metadata.get("description", ""))

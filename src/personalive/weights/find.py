@@ -16,7 +16,7 @@ from personalive.contracts import Networks
 from personalive.errors import WeightsError
 from personalive.weights import download
 from personalive.weights.folder import CONFIG, is_model_folder, load_folder, read_config
-from personalive.weights.load import BUILT_IN, NAMES, find_model, load_networks, read_file_config
+from personalive.weights.load import BUILT_IN, find_model, load_networks, names_of, read_file_config
 from personalive.weights.manifest import BUNDLES, Part, Repository
 from personalive.weights.official import is_official_folder, load_official_networks
 from personalive.weights.sources import HUB, find_source
@@ -99,13 +99,18 @@ def fetch_model(name: str, source: str = HUB) -> Path:
     folder = home() / "models" / name.replace("/", "--")
     place = folder.name
     repository = Repository(name, place, licence="see its page")
-    parts = [Part(repository, (file,)) for file in (CONFIG, *(f"{network}.safetensors" for network in NAMES))]
-    if not download.is_complete(folder.parent, parts):
-        origin = find_source(source)
-        try:
+
+    def fetch(*files: str) -> None:
+        parts = [Part(repository, (file,)) for file in files]
+        if not download.is_complete(folder.parent, parts):
+            origin = find_source(source)
             download.carry_out(download.plan(parts, origin, folder.parent), origin)
-        except WeightsError as error:
-            raise WeightsError(f"{name} is no file and no built-in model, and as a repository: {error}") from error
+
+    try:
+        fetch(CONFIG)  # it says which networks there are
+        fetch(CONFIG, *(f"{network}.safetensors" for network in names_of(read_config(folder))))
+    except WeightsError as error:
+        raise WeightsError(f"{name} is no file and no built-in model, and as a repository: {error}") from error
     return folder
 
 

@@ -15,11 +15,20 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from personalive.config import OFFICIAL, ModelConfig, to_json
+from personalive.config import OFFICIAL, ModelConfig
 from personalive.contracts import Networks
 from personalive.errors import ConfigError, OutputError, WeightsError
-from personalive.strict import build
-from personalive.weights.load import FORMAT, NAMES, build_networks, load_state, modules, stored_tensors, write_tensors
+from personalive.plain_data import build, to_json
+from personalive.weights.load import (
+    FORMAT,
+    NAMES,
+    build_networks,
+    load_state,
+    modules,
+    names_of,
+    stored_tensors,
+    write_tensors,
+)
 from personalive.weights.official import fill_official
 from personalive.weights.record import unheard
 from personalive.weights.tensors import read_safetensors
@@ -120,7 +129,7 @@ def _write(
     temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir()
-        for name in NAMES:
+        for name in names_of(config):
             _write_network(network(name), name, temporary, dtype, file_bytes)
         text = json.dumps({"format": FORMAT, "config": json.loads(to_json(config))}, indent=1)
         (temporary / CONFIG).write_text(text + "\n", "utf-8")

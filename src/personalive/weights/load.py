@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from personalive.config import ModelConfig, from_json, to_json
+from personalive.config import ModelConfig, from_json
 from personalive.contracts import Networks
 from personalive.errors import ConfigError, OutputError, WeightsError
 from personalive.models.autoencoder import Autoencoder
@@ -29,6 +29,7 @@ from personalive.models.motion_extractor import MotionExtractor
 from personalive.models.pose_guider import PoseGuider
 from personalive.models.reference_unet import ReferenceUNet
 from personalive.models.reference_warp import ReferenceWarp
+from personalive.plain_data import to_json
 from personalive.weights.compact import compacted, expanded
 from personalive.weights.idle import idle_entries
 from personalive.weights.tensors import PICKLES, listing, read_metadata, read_safetensors, refuse_code
@@ -44,7 +45,7 @@ _COMPUTED = re.compile(r"(^|\.)(idx_tensor|pe|num_batches_tracked)$")
 def build_networks(
     config: ModelConfig, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
 ) -> Networks:
-    """The networks of a configuration with fresh weights, in evaluation mode.
+    """The networks of a configuration with fresh weights, in evaluation mode; the head mesh is float32 in any case.
 
     On the "meta" device they have no weights at all, and wait for `load_state`.
     """
@@ -65,6 +66,8 @@ def build_networks(
         # A move to meta would empty the tables that are not in checkpoints.
         module.to(dtype=dtype) if meta else module.to(device=device, dtype=dtype)
         module.eval()
+    if networks.reference_warp is not None:
+        networks.reference_warp.mesh.float()  # geometry, not a network: it needs its digits
     return networks
 
 
@@ -72,6 +75,11 @@ def modules(networks: Networks) -> dict[str, nn.Module]:
     """The modules of `networks` by the names of its fields; those that it has."""
     found = {name: getattr(networks, name) for name in NAMES}
     return {name: module for name, module in found.items() if module is not None}
+
+
+def names_of(config: ModelConfig) -> tuple[str, ...]:
+    """Names of the networks that a model of this configuration has."""
+    return tuple(name for name in NAMES if config.warp.enabled or name != "reference_warp")
 
 
 def _reference_warp(config: ModelConfig) -> ReferenceWarp | None:
@@ -87,7 +95,8 @@ def save_networks(
     """Write one safetensors file with the networks and their configuration; it appears complete or not at all.
 
     Parameters are stored as `dtype`; buffers (running statistics, tables) as they are, since they are small and some
-    have a range that half precision has not. What no result depends on is left out (`idle_entries`).
+    have a range that half precision has not. What no result depends on is left out (`idle_entries`). In half precision
+    the kernels of some networks take 8 bits (`compact.COMPACT`); float32 is exact.
 
     Raises:
         WeightsError: a parameter is not finite, or does not fit into `dtype`.
@@ -98,7 +107,7 @@ def save_networks(
         stored, idle = stored_tensors(module, name, dtype), idle_entries(module)
         tensors |= {f"{name}.{key}": tensor for key, tensor in stored.items() if key not in idle}
     metadata = {"format": FORMAT, "config": to_json(networks.config), "description": description}
-    write_tensors(compacted(tensors), Path(path), metadata)
+    write_tensors(tensors if dtype == torch.float32 else compacted(tensors), Path(path), metadata)
 
 
 def stored_tensors(module: nn.Module, name: str, dtype: torch.dtype) -> dict[str, Tensor]:

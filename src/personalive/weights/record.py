@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from personalive.errors import ConfigError, WeightsError
-from personalive.strict import build
+from personalive.plain_data import build
 
 RECORD = "personalive-weights.json"
 

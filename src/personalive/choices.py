@@ -1,36 +1,19 @@
-"""A model's configuration as a user changes it: assignments on a command line, another window, another output size."""
+"""What may be chosen of a trained model without other weights: its window, and the size of its pictures."""
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterable
-from typing import Any
 
 from personalive.config import MINI, ModelConfig, override
 from personalive.errors import ConfigError
-from personalive.strict import require
+from personalive.plain_data import require
 
 LIVE = "live"
 LIVE_WINDOWS = {MINI.name: "2x2"}
 """Windows for live streams, where another than the model's own is sooner and as good (measured: docs/live.md)."""
 
-
 SIZES = (64, 1024)
 """Sides of pictures that a model with a reference warp gives, from the least to the largest."""
-
-
-def assignments(texts: Iterable[str]) -> dict[str, Any]:
-    """["a.b=1"] -> {"a.b": 1} for `override`; values are JSON, or else text. Raises ConfigError without an "="."""
-    found: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        require(bool(equals), f"--set {text}: write it as name=value, e.g. image.optimisation.steps=100")
-        try:
-            found[name] = json.loads(value)
-        except json.JSONDecodeError:
-            found[name] = value
-    return found
 
 
 def with_output_size(config: ModelConfig, size: int) -> ModelConfig:

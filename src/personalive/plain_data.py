@@ -1,10 +1,12 @@
-"""Dataclasses from plain data, strictly: every key known, every type right, one line of error that names the place."""
+"""Dataclasses from and to plain data, strictly: every key known, every type right."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
+from collections.abc import Iterable
 from typing import Any, Literal, TypeVar
 
 from personalive.errors import ConfigError
@@ -16,6 +18,11 @@ def require(condition: bool, message: str) -> None:
     """Raises ConfigError with the message unless the condition holds."""
     if not condition:
         raise ConfigError(message)
+
+
+def to_json(config: Any) -> str:
+    """A dataclass of plain values as one line of JSON."""
+    return json.dumps(dataclasses.asdict(config))
 
 
 def build(kind: type[T], data: Any, where: str) -> T:
@@ -52,3 +59,19 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     require(type(value) is hint, f"{where}: {hint.__name__} is expected, not {value!r}")
     return value
+
+
+def assignments(texts: Iterable[str]) -> dict[str, Any]:
+    """["a.b=1"] -> {"a.b": 1} for `config.override`; values are JSON, or else text.
+
+    Raises ConfigError without an "=".
+    """
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        require(bool(equals), f"--set {text}: write it as name=value, e.g. image.optimisation.steps=100")
+        try:
+            found[name] = json.loads(value)
+        except json.JSONDecodeError:
+            found[name] = value
+    return found
