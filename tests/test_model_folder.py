@@ -31,9 +31,9 @@ from personalive.models.reference_unet import ReferenceUNet
 from personalive.pipeline import PersonaLive
 from personalive.plain_data import to_json
 from personalive.weights import find, folder, official, sources
-from personalive.weights.load import NAMES, build_networks, modules
+from personalive.weights.load import build_networks, modules, names_of
 from personalive.weights.manifest import NETWORKS
-from toy import picture, pictures, toy_networks
+from toy import picture, pictures, toy_networks, warp_networks
 
 TEMPORAL = ".temporal_modules."
 
@@ -108,7 +108,8 @@ def test_the_published_names_at_small_size_convert_and_load_exactly(tmp_path: Pa
 
 
 def test_a_folder_is_a_config_and_a_half_precision_file_for_each_network(converted: Path) -> None:
-    assert {path.name for path in converted.iterdir()} == {"config.json", *(f"{name}.safetensors" for name in NAMES)}
+    names = names_of(toy_networks().config)
+    assert {path.name for path in converted.iterdir()} == {"config.json", *(f"{name}.safetensors" for name in names)}
     assert load_file(converted / "pose_guider.safetensors")["conv_in.weight"].dtype == torch.float16
     assert folder.read_config(converted) == TOY
 
@@ -301,7 +302,7 @@ def test_no_file_is_larger_than_wanted(tmp_path: Path) -> None:
     networks = toy_networks()
     folder.save_folder(networks, tmp_path / "parts", torch.float32, file_bytes=60_000)
     files = sorted(tmp_path.glob("parts/*.safetensors"))
-    assert len(files) > len(NAMES)
+    assert len(files) > len(names_of(networks.config))
     assert max(path.stat().st_size for path in files) <= 60_000
     same = find.open_model(tmp_path / "parts")
     for key, tensor in states(networks).items():
@@ -312,9 +313,22 @@ def test_no_file_is_larger_than_wanted(tmp_path: Path) -> None:
 
 
 def test_base_fits_its_files() -> None:
-    """64 MB in files under 16 MB, by the bytes of half precision."""
+    """62.6 MB, and 8.5 of the reference warp, in files under 16 MB, by the bytes of half precision."""
     networks = modules(build_networks(BASE, "meta"))
-    assert 60e6 < sum(2 * tensor.numel() for module in networks.values() for tensor in module.parameters()) < 64e6
+    sizes = {name: sum(2 * tensor.numel() for tensor in module.parameters()) for name, module in networks.items()}
+    assert sizes.pop("reference_warp") < 9e6
+    assert 60e6 < sum(sizes.values()) < 64e6
+
+
+def test_a_folder_of_a_model_with_a_warp(tmp_path: Path) -> None:
+    """One more file, and no rounding to 8 bits: a folder is in one precision."""
+    networks = warp_networks()
+    folder.save_folder(networks, tmp_path / "warp", torch.float32)
+    assert (tmp_path / "warp" / "reference_warp.safetensors").is_file()
+    same = find.open_model(tmp_path / "warp")
+    assert same.config == networks.config
+    for key, tensor in states(networks).items():
+        assert torch.equal(states(same)[key], tensor), key
 
 
 # Damaged folders

@@ -204,9 +204,10 @@ def _held(
     frozen = [parameter for name, parameter in named.items() if name not in learning]
     away = 4 * own if half and not spread else 0  # float32 copies
     weights = sum(_size(p, half) for p in whole.values()) + sum(4 * p.numel() for p in spread.values()) // processes
+    at_rest = [stage.frozen.autoencoder, *_warp_at_rest(stage)]
     held = {
         "weights that learn": weights,
-        "weights that do not": sum(_size(p, half) for p in frozen) + _bytes([stage.frozen.autoencoder]),
+        "weights that do not": sum(_size(p, half) for p in frozen) + _bytes(at_rest),
         "gradients": weights,
     }
     if spread:
@@ -218,6 +219,12 @@ def _held(
     if settings.offload:
         return held, main + states + 3 * 4 * own  # copies, average, and at an update the copies' gradients
     return held | copies, main
+
+
+def _warp_at_rest(stage: Denoising) -> Iterator[nn.Module]:
+    """Of the reference warp, what is on the device beside the guider, which is the denoiser's: the stream stage's."""
+    if isinstance(stage, StreamStage) and stage.networks.reference_warp is not None:
+        yield from (part for name, part in stage.networks.reference_warp.named_children() if name != "guider")
 
 
 def state_bytes(parameter: Tensor, settings: Optimisation) -> int:

@@ -137,5 +137,6 @@ _ANSWERS: dict[str, Any] = {
     "__int__": lambda _: 0,
     "__index__": lambda _: 0,
     "__float__": lambda _: 0.0,
+    "equal": lambda _: True,
     "numpy": lambda tensor: np.zeros(tensor.shape, str(tensor.dtype).removeprefix("torch.")),
 }

@@ -66,12 +66,13 @@ class StreamStage:
             load_modules(self.model.parts(), folder / "rollout.safetensors")
         if recipe.optimisation.checkpointing:
             frozen.autoencoder.model.enable_gradient_checkpointing()
+        warp = with_guider(load_reference_warp(config, folder), self.model)
         self.networks = Networks(
             config=override(config, {"stream.keyframes_from_step": recipe.keyframes_from_step}),
             autoencoder=frozen.autoencoder,
             motion_extractor=frozen.motion_extractor,
             motion_encoder=frozen.motion_encoder,
-            reference_warp=with_guider(load_reference_warp(config, folder), self.model),
+            reference_warp=None if warp is None else warp.to(self.device),
             **{name: getattr(self.model, name) for name in MODULES},
         )
         self.train = prepare(config, frozen, train, folder and folder / "prepared.train.safetensors")

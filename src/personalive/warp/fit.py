@@ -186,17 +186,17 @@ def _better(
 
 def _bounded(normal: Tensor, wanted: Tensor, start: int) -> Tensor:
     """x (N,) that solves normal x = wanted, those from `start` on kept in [0, 1]: who leaves it is held at its end."""
-    free = torch.ones_like(wanted, dtype=torch.bool)
-    solution = torch.zeros_like(wanted)
+    bounded = torch.arange(len(wanted), device=wanted.device) >= start
+    free, solution = torch.ones_like(wanted), torch.zeros_like(wanted)
     for _ in range(4):
-        rest = wanted[free] - normal[free][:, ~free] @ solution[~free]
-        solution[free] = torch.linalg.solve(normal[free][:, free], rest)
-        outside = free & ((solution < 0) | (solution > 1))
-        outside[:start] = False
+        # Who is held has a row of its own that says so: the same system whoever is held, and no look at who that is.
+        held = (1 - free) * solution
+        own = normal * free[:, None] * free + torch.diag(1 - free)
+        solution = torch.linalg.solve(own, free * (wanted - normal @ held) + held)
+        outside = bounded & ((solution < 0) | (solution > 1))
         solution = torch.where(outside, solution.clamp(0, 1), solution)
-        free = free & ~outside
-    solution[start:] = solution[start:].clamp(0, 1)
-    return solution
+        free = torch.where(outside, torch.zeros_like(free), free)
+    return torch.where(bounded, solution.clamp(0, 1), solution)
 
 
 def _spread_out(marks: Tensor, moved: Tensor, spread: Tensor, vertices: Tensor) -> Tensor:
