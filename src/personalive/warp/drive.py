@@ -73,7 +73,7 @@ def move_surface(surface: PortraitSurface, target: HeadMotion, coefficients: Ten
     share = opening.movedim(1, -1)
     return Warp(
         flow=flow * (1 - share) + eyeballs * share,
-        figure=torch.maximum(figure, _closed(figure, FIGURE_HOLE)) * whole,
+        figure=torch.maximum(figure, _closed(figure, FIGURE_HOLE)) * F.avg_pool2d(whole, 3, 1, 1),
         seen=solid * (1 - opening * (1 - read(surface.eye, eyeballs))),
         eye=opening,
         gap=gap,
