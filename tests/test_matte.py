@@ -14,7 +14,8 @@ SIDE = 64
 def disc(radius: float, right: float = 0.0) -> Tensor:
     """1 inside a disc, 0 outside: (s, s)."""
     grid = identity_grid(SIDE, torch.zeros(1))
-    return ((grid - torch.tensor([right, 0.0])).norm(dim=-1) < radius).float()
+    inside: Tensor = (grid - torch.tensor([right, 0.0])).norm(dim=-1) < radius
+    return inside.float()
 
 
 def picture(person: Tensor) -> Tensor:
