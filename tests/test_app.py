@@ -26,9 +26,10 @@ from starlette.websockets import WebSocketDisconnect
 from personalive import gallery
 from personalive.pipeline import PersonaLive
 from personalive.server.app import create_app
+from personalive.server.portraits import Portrait
 from personalive.server.service import Service
 from personalive.server.settings import Settings
-from toy import toy_networks
+from toy import toy_networks, warp_networks
 
 HOST = "http://localhost"
 GENEROUS: dict[str, Any] = dict.fromkeys(("requests_per_minute", "uploads_per_minute", "sessions_per_minute"), 100_000)
@@ -43,9 +44,9 @@ def jpeg(width: int = 64, height: int = 64, seed: int = 0, **options: Any) -> by
     return place.getvalue()
 
 
-def serve(**settings: Any) -> TestClient:
+def serve(model: PersonaLive | None = None, **settings: Any) -> TestClient:
     app = create_app(
-        PersonaLive(toy_networks()),
+        model or PersonaLive(toy_networks()),
         Settings(**{**GENEROUS, "max_sessions": 2, "allowed_hosts": ["testserver"], **settings}),
     )
     return TestClient(app, base_url=HOST, client=("127.0.0.1", 5000))
@@ -85,6 +86,27 @@ def test_status_health_metrics_and_the_description_of_the_routes(client: TestCli
     assert "personalive_sessions 0.0" in client.get("/metrics").text
     paths = client.get("/openapi.json").json()["paths"]
     assert {"/api/status", "/api/portraits", "/api/sessions", "/api/sessions/{session}", "/healthz"} <= set(paths)
+
+
+def test_a_portrait_is_cut_at_the_size_that_viewers_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a reference warp that is larger than what the networks compute at: its pixels are those that are shown."""
+    sides: list[int] = []
+    cut = Portrait.cut
+
+    def note(portrait: Portrait, side: int) -> Any:
+        sides.append(side)
+        return cut(portrait, side)
+
+    with serve(model=PersonaLive(warp_networks())) as client:
+        wait_until_ready(client)
+        monkeypatch.setattr(Portrait, "cut", note)
+        assert client.get("/api/status").json()["image_size"] == 64
+        made = client.post("/api/sessions", json={"portrait": "clara"}).json()["session"]
+        service: Any = client.app.state.service  # type: ignore[attr-defined]
+        live = service.sessions.get(made)
+        client.portal.call(service.change_portrait, live, "ada")  # type: ignore[union-attr]
+        client.delete(f"/api/sessions/{made}")
+    assert sides == [64, 64]
 
 
 def test_a_model_that_cannot_be_loaded_is_said(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from made_up_people import corpus, toy_config
 from personalive.acceleration.memory import RESERVE, Alive
 from personalive.errors import ConfigError
+from personalive.models.reference_warp import ReferenceWarp
 from personalive.training.estimate import Estimate, estimate, state_bytes
 from personalive.training.image_stage import ImageStage
 from personalive.training.learner import Learner
@@ -24,6 +25,7 @@ from personalive.training.optimiser import build_optimiser
 from personalive.training.processes import Processes
 from personalive.training.recipe import Optimisation, Recipe, load_recipe
 from personalive.training.rehearsal import Rehearsal
+from toy_mesh import WARP
 
 
 def storage_bytes(tensors: list[Tensor], but: list[Tensor]) -> int:
@@ -183,6 +185,27 @@ def test_too_small_a_device_is_refused(held: dict[str, Estimate]) -> None:
     assert any("in all" in line for line in plan.lines())
     with pytest.raises(ConfigError, match="not for 'motion'"):
         estimate("motion", toy_config(), Recipe())
+
+
+@pytest.mark.parametrize("stage", ["image", "stream"])
+def test_a_reference_warp_is_estimated_too(
+    stage: str, held: dict[str, Estimate], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its guider learns in the image stage; the stream stage holds all of it. Heads are fitted without their values."""
+    monkeypatch.setattr("personalive.warp.fit.POSE_ROUNDS", 1)  # each takes the memory of the one before it
+    monkeypatch.setattr("personalive.warp.fit.ROUNDS", 1)
+    config = dataclasses.replace(toy_config(), warp=WARP)
+    found = estimate(stage, config, Recipe())
+    warp = ReferenceWarp(WARP, config.motion_encoder.tokens * config.motion_encoder.token_dim, config.unet.channels[0])
+    guider = 4 * sum(parameter.numel() for parameter in warp.guider.parameters())
+    if stage == "image":
+        assert found.held["weights that learn"] == held["plain"].held["weights that learn"] + guider
+        assert found.held["weights that do not"] == held["plain"].held["weights that do not"]
+    else:
+        own = sum(t.numel() * t.element_size() for t in (*warp.parameters(), *warp.buffers()))
+        plain = estimate(stage, toy_config(), Recipe())
+        assert found.held["weights that do not"] == plain.held["weights that do not"] + own
+    assert found.phases["a batch"] > sum(found.held.values())
 
 
 @pytest.mark.parametrize("stage", ["rollout", "stream"])

@@ -16,11 +16,13 @@ from torch.nn import functional
 from personalive.acceleration import memory, offload
 from personalive.acceleration.memory import choose_policy, make_plan, peak_of
 from personalive.acceleration.offload import IN_PLACE, PARTS, PRESETS, Policy
-from personalive.config import OFFICIAL, TOY
+from personalive.config import OFFICIAL, TOY, override
 from personalive.errors import ConfigError
 from personalive.pipeline import PersonaLive
+from personalive.streaming.state import tensors
+from personalive.warp.compose import read_portrait
 from personalive.weights.load import build_networks, modules
-from toy import picture, pictures, toy_networks
+from toy import picture, pictures, reference, toy_networks, warp_networks
 
 GB = 10**9
 OFFICIAL_PARAMETERS = {
@@ -82,7 +84,29 @@ def toy_plan() -> memory.MemoryPlan:
 def test_the_weights_are_all_there(toy_plan: memory.MemoryPlan) -> None:
     networks = build_networks(TOY)
     assert sum(toy_plan.weights.values()) == sum(memory.parameter_bytes(m) for m in modules(networks).values())
-    assert set(toy_plan.weights) == set(PARTS)
+    assert set(toy_plan.weights) == set(PARTS) - {"reference_warp"}
+
+
+def test_a_reference_warp_is_planned_too(toy_plan: memory.MemoryPlan) -> None:
+    """Its weights, what it keeps of a portrait, and what it computes: once a portrait, before and after each chunk."""
+    networks = warp_networks()
+    plan = make_plan(networks.config, torch.float32)
+    assert set(plan.weights) == set(PARTS)
+    assert sum(plan.weights.values()) == sum(memory.parameter_bytes(m) for m in modules(networks).values())
+    assert set(plan.activations) == set(memory.USES)
+    assert set(plan.activations) - set(toy_plan.activations) == {"surface", "warp", "compose"}
+    assert set(plan.caches) - set(toy_plan.caches) == {"portrait"}
+    with torch.inference_mode():
+        _, seen = reference(networks)
+        layers = read_portrait(networks, picture(0), seen)
+    kept = sum(tensor.numel() * tensor.element_size() for tensor in tensors(layers))
+    integers = 8 * 8  # the numbers of the glances
+    assert abs(plan.caches["portrait"] - kept) <= integers
+    assert {name: plan.activations[name] for name in toy_plan.activations} == toy_plan.activations
+    larger = make_plan(override(networks.config, {"warp.output_size": 128}), torch.float32)
+    assert larger.activations["compose"] > 2 * plan.activations["compose"]
+    assert larger.activations["decode"] == plan.activations["decode"]
+    assert any(line.split()[:2] == ["weights", "reference_warp"] for line in plan.lines())
 
 
 def test_precision_and_keyframes_are_seen(toy_plan: memory.MemoryPlan) -> None:
@@ -99,7 +123,7 @@ def test_a_part_that_leaves_counts_where_it_computes(toy_plan: memory.MemoryPlan
     away = dataclasses.replace(toy_plan, policy=Policy("test", ("reference_unet",), beside=True))
     assert away.at("reference") == toy_plan.at("reference")
     assert toy_plan.at("window") - away.at("window") == toy_plan.weights["reference_unet"]
-    assert toy_plan.peak == max(toy_plan.at(stage) for stage in memory.USES)
+    assert toy_plan.peak == max(toy_plan.at(stage) for stage in toy_plan.activations)
 
 
 def test_every_part_computes_somewhere() -> None:
@@ -155,7 +179,8 @@ def test_a_chunk_that_is_decoded_beside_the_next_one_takes_the_memory_of_both(to
 def test_the_plan_reads_as_a_table(toy_plan: memory.MemoryPlan) -> None:
     lines = list(toy_plan.lines())
     assert lines[0].startswith("memory plan (24GB): 0.00 GB at the peak")
-    assert len(lines) == 1 + len(PARTS) + 3 + len(memory.USES)
+    assert len(lines) == 1 + len(toy_plan.weights) + 3 + len(toy_plan.activations)
+    assert len(lines) == 1 + (len(PARTS) - 1) + 3 + (len(memory.USES) - 3)  # without a reference warp
 
 
 def test_the_cpus_free_memory_is_known_here() -> None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 
-from personalive.config import MINI, override
+from personalive.config import MINI
+from personalive.evaluation import metrics
+from personalive.evaluation.yardstick import SIGNALS, Yardstick
 from personalive.gallery import find_driving, find_portrait
-from personalive.media.frames import Pixels, load_picture
+from personalive.media.frames import Pixels, load_picture, to_unit
 from personalive.media.video import read_video
 from personalive.motion.face_crop import SteadyCrop, crop_square, find_head
 from personalive.motion.face_finder import FaceFinder
@@ -23,10 +24,15 @@ def model() -> PersonaLive:
     return PersonaLive.from_pretrained("mini", device="cpu")
 
 
+def cut_portrait(name: str) -> Pixels:
+    """A built-in portrait's head, at the size of the pictures that come out."""
+    picture = load_picture(find_portrait(name))
+    return crop_square(picture, find_head(picture, FaceFinder()).square, MINI.output_size)
+
+
 @pytest.fixture(scope="module")
 def portrait() -> Pixels:
-    picture = load_picture(find_portrait("clara"))
-    return crop_square(picture, find_head(picture, FaceFinder()).square, MINI.image_size)
+    return cut_portrait("clara")
 
 
 @pytest.fixture(scope="module")
@@ -38,35 +44,49 @@ def driver() -> Pixels:
     return np.stack(frames)
 
 
+@pytest.fixture(scope="module")
+def output(model: PersonaLive, portrait: Pixels, driver: Pixels) -> Pixels:
+    """The portrait as the driver moves it."""
+    stream = model.start(portrait)
+    return np.concatenate([stream.push(driver), stream.flush()])
+
+
 def test_the_checkpoint_is_of_the_mini_size_and_fits_its_limit(model: PersonaLive) -> None:
     assert model.config == MINI
-    assert find_model("mini").stat().st_size <= 16 * 2**20
+    assert sum(path.stat().st_size for path in find_model("mini").parent.glob("*.safetensors")) <= 24 * 10**6
 
 
-def test_it_paints_the_portrait_and_moves_it(model: PersonaLive, portrait: Pixels, driver: Pixels) -> None:
-    stream = model.start(portrait)
-    output = np.concatenate([stream.push(driver), stream.flush()]).astype(np.float32) / 255
-    assert output.shape == (32, MINI.image_size, MINI.image_size, 3)
-    truth = portrait.astype(np.float32) / 255
-    assert np.abs(output - truth).mean() < 0.2  # noise, or another picture, is further away
+def test_the_portraits_own_pixels_come_out(output: Pixels, portrait: Pixels) -> None:
+    """The first driving frame leaves the portrait's head as it is, so that all but its expression can be compared."""
+    assert output.shape == (32, MINI.output_size, MINI.output_size, 3)
+    frames, truth = output.astype(np.float32) / 255, portrait.astype(np.float32) / 255
+    assert np.abs(frames[0] - truth).mean() < 0.03  # what a model without a warp generates is .06 away and more
+    apart = np.abs(frames - truth).mean()
+    assert apart < 0.12
     for other in ("femi", "greta"):
-        picture = load_picture(find_portrait(other))
-        stranger = (
-            crop_square(picture, find_head(picture, FaceFinder()).square, MINI.image_size).astype(np.float32) / 255
-        )
-        assert np.abs(output - truth).mean() < np.abs(output - stranger).mean()
-    assert np.abs(np.diff(output, axis=0)).mean() > 0.005  # it does not stand still
+        assert apart < 0.5 * np.abs(frames - cut_portrait(other).astype(np.float32) / 255).mean()
+    sharp = (float(metrics.sharpness(to_unit(pixels)).mean()) for pixels in (output, portrait[None]))
+    assert next(sharp) > 0.6 * next(sharp)
 
 
-def test_a_still_driver_gives_a_still_portrait(model: PersonaLive, portrait: Pixels, driver: Pixels) -> None:
-    config = override(model.config, {"stream.common_noise": 0.0})
-    restless = PersonaLive(dataclasses.replace(model.networks, config=config))
+def test_the_driver_is_followed(output: Pixels, driver: Pixels) -> None:
+    """As the packaged yardstick reads both: the course of the mouth and the head's turning, and that both move."""
+    reader = Yardstick.load()
+    made, drove = reader.read(output), reader.read(driver)
+    assert made is not None
+    assert drove is not None
+    for name, least in (("mouth", 0.8), ("blink", 0.7), ("smile", 0.8), ("yaw", 0.9), ("roll", 0.75)):
+        place = SIGNALS.index(name)
+        ours, theirs = made.signals[:, place], drove.signals[:, place]
+        assert np.corrcoef(ours, theirs)[0, 1] > least, name
+        assert 0.3 < ours.std() / theirs.std() < 2, name
 
-    def change(model: PersonaLive, frames: Pixels) -> float:
-        stream = model.start(portrait)
-        output = np.concatenate([stream.push(frames), stream.flush()]).astype(np.float32)
-        return float(np.abs(np.diff(output[4:], axis=0)).mean())
 
-    held = driver[:1].repeat(24, 0)
-    assert change(model, held) < 0.25 * change(model, driver[:24])
-    assert change(model, held) < 0.6 * change(restless, held)
+def test_a_still_driver_gives_a_still_portrait(
+    model: PersonaLive, portrait: Pixels, driver: Pixels, output: Pixels
+) -> None:
+    stream = model.start(portrait)
+    held = np.concatenate([stream.push(driver[:1].repeat(16, 0)), stream.flush()]).astype(np.float32)
+    change = float(np.abs(np.diff(held[4:], axis=0)).mean())
+    assert change < 0.5  # of 255 levels
+    assert change < 0.05 * np.abs(np.diff(output[4:].astype(np.float32), axis=0)).mean()

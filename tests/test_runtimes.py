@@ -41,7 +41,7 @@ from personalive.pipeline import PersonaLive
 from personalive.streaming import engine
 from personalive.streaming.state import batch
 from personalive.weights import find
-from toy import picture, pictures, random_signals, started, toy_networks
+from toy import picture, pictures, random_signals, started, toy_networks, warp_networks
 from toy_video import make_video
 
 ON_CPU = ("onnxruntime", "openvino")
@@ -151,6 +151,38 @@ def test_openvino_decodes_any_number_of_frames(precision: str) -> None:
         error = (decode(latents) - networks.autoencoder.decode(latents)).abs()
         assert float(error.mean()) < (1 / 255 if precision == "bf16" else 1e-5)
     assert not torch.equal(decode(latents), decode(-latents))
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_what_openvino_decodes_is_composed_with_the_warp(precision: str) -> None:
+    """The warp's own networks stay torch's: two streams in one batch, first frames first."""
+    pytest.importorskip("openvino")
+    networks = warp_networks(stream__levels=2)
+    other = decode_by_openvino(networks, precision)
+    assert other.reference_warp is networks.reference_warp
+    model, plain = PersonaLive(other), PersonaLive(networks)
+    streams = [[each.start(picture(seed), seed) for seed in (0, 1)] for each in (model, plain)]
+    for number in range(3):
+        for frame in pictures(4, seed=4 * number):
+            for stream in (*streams[0], *streams[1]):
+                stream.feed(frame)
+        parts = list(model.paint(streams[0]))
+        ours = [np.concatenate([part[which] for part in parts]) for which in (0, 1)]
+        theirs = plain.step(streams[1])
+    for found, wanted in zip(ours, theirs, strict=True):
+        assert found.shape == wanted.shape == (4, 64, 64, 3)
+        error = np.abs(found.astype(int) - wanted)
+        assert error.mean() < (1 if precision == "bf16" else 0.1)
+
+
+@pytest.mark.parametrize("name", ON_CPU)
+def test_a_runtimes_window_takes_the_warps_features(name: str, window: Path) -> None:
+    """The window's file knows no warp: its features come with the pose's."""
+    pytest.importorskip(name)
+    networks = warp_networks(**TAU)
+    run = KINDS[name].open(window, networks)  # the toys' UNets have the same weights
+    other = swap(networks, {1: each_session(export.unflattened(run))})
+    assert np.abs(frames(other).astype(int) - frames(networks)).max() <= 1
 
 
 def test_auto_takes_the_quickest_that_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

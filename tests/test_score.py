@@ -21,7 +21,7 @@ from personalive.evaluation.cases import Case, find_cases
 from personalive.evaluation.clips import CLIP_SIDE, clip, strip
 from personalive.evaluation.meters import MOST_PSNR, Instruments
 from personalive.evaluation.page import MOST_MEDIA, Report, Shown, page
-from personalive.evaluation.score import VideoFigures
+from personalive.evaluation.score import VideoFigures, in_step
 from personalive.evaluation.score import score as score_case
 from personalive.evaluation.scores import summarise
 from personalive.media.frames import Pixels
@@ -41,6 +41,11 @@ def folders(tmp_path: Path) -> Folders:
 
 def lossless(path: Path, draw: Callable[[int], Pixels]) -> Path:
     return make_video(path, FRAMES, size=(SIDE, SIDE), draw=draw, codec="ffv1", pixel_format="bgr0")
+
+
+def large_video(path: Path, draw: Callable[[int], Pixels]) -> Path:
+    """Of twice the usual side."""
+    return make_video(path, FRAMES, size=(2 * SIDE, 2 * SIDE), draw=draw, codec="ffv1", pixel_format="bgr0")
 
 
 def only(folders: Folders, cross: bool = False) -> Case:
@@ -153,6 +158,32 @@ class TestScore:
             score(only(folders))
         make_video(folders[1] / "a.mkv", FRAMES, size=(SIDE * 2, SIDE * 2), codec="ffv1", pixel_format="bgr0")
         assert score(only(folders)).frames == FRAMES
+
+    def test_a_larger_output_is_compared_at_the_truths_size(self, folders: Folders) -> None:
+        """An output of twice the driver's side: it is the truth pixel by pixel; a finer pattern averages out."""
+
+        def large(index: int) -> Pixels:
+            return np.kron(frame(index), np.ones((2, 2, 1), np.uint8))
+
+        large_video(folders[0] / "a.mkv", large)
+        smooth = score(only(folders))
+        figures = smooth.figures
+        assert figures["L1"] < 0.01
+        assert figures["SSIM"] > 0.95
+        assert figures["change ratio"] == pytest.approx(1, abs=0.05)
+        pattern = np.kron(np.ones((SIDE, SIDE, 1)), np.array([[20, -20], [-20, 20]])[..., None])
+        large_video(folders[0] / "a.mkv", lambda index: (large(index) + pattern).clip(0, 255).astype(np.uint8))
+        rough = score(only(folders))
+        assert rough.figures["L1"] < 0.02
+        assert np.mean(rough.over_time["sharpness"]) > 2 * np.mean(smooth.over_time["sharpness"])  # the output's own
+
+    def test_a_larger_driver_is_made_as_small_as_the_output(self, folders: Folders) -> None:
+        moments = list(in_step(only(folders), 2))
+        assert {part.shape for m in moments for part in (m.generated, m.driving)} == {(SIDE, SIDE, 3)}
+        large_video(folders[1] / "a.mkv", lambda index: np.kron(frame(index), np.ones((2, 2, 1), np.uint8)))
+        (moment,) = in_step(only(folders), 1)
+        assert moment.driving.shape == moment.generated.shape == (SIDE, SIDE, 3)
+        assert moment.whole.shape == (2 * SIDE, 2 * SIDE, 3)
 
     def test_the_strip_shows_driver_over_result(self, folders: Folders) -> None:
         with Image.open(io.BytesIO(strip(only(folders), FRAMES))) as picture:

@@ -77,9 +77,9 @@ def fetch(
 ) -> Arriving:
     """`work(given)` on its way to the CPU. Nobody waits: a GPU is only told what to do.
 
-    reads: tensors of the device that `work` reads, too. beside: in a CUDA stream of its own, so that what the GPU is
-    told next may run at the same time; that takes the memory of both. On a CPU all is done on return, `beside` or not:
-    its cores have nothing to spare for a second queue.
+    reads: tensors of the device that `work` reads, too.
+    beside: in a CUDA stream of its own, so that what the GPU is told next may run at the same time; that takes the
+    memory of both. On a CPU all is done on return, `beside` or not: its cores have nothing to spare for a second queue.
     """
     device = given.device
     if device.type != "cuda":

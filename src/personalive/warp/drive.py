@@ -19,6 +19,8 @@ SHOULDER_SHARE = 0.3
 """How much of the head's shift the shoulders follow."""
 PINHOLE, FIGURE_HOLE = 5, 13
 """Gaps of fewer cells count as stretched portrait, and wider ones as part of the person, which is generated there."""
+BLINK_GAIN = 1.3
+"""Real lids are read as less closed than they are: so many times what is read closes them (docs/built-in-model.md)."""
 FIGURE_FROM = 0.3
 """A cell of the portrait counts as part of the person from this figure value on."""
 
@@ -50,7 +52,9 @@ class Warp:
 
 def drive_surface(warp: ReferenceWarp, surface: PortraitSurface, target: HeadMotion, motion: Tensor) -> Warp:
     """The portrait's surface under retargeted heads (F, ...) and motion tokens (F, T, D)."""
-    return move_surface(surface, target, warp.expression(motion).float().clamp(0, 1))
+    coefficients = warp.expression(motion).float()  # (F, E)
+    gains = torch.ones_like(coefficients[0]).index_fill(0, warp.mesh.blinks.long(), BLINK_GAIN)
+    return move_surface(surface, target, (coefficients * gains).clamp(0, 1))
 
 
 def move_surface(surface: PortraitSurface, target: HeadMotion, coefficients: Tensor) -> Warp:
