@@ -22,8 +22,9 @@ PLATE_MARGIN = 5
 """Cells around a place that have to be background, too (odd)."""
 TINT_SIDE = 32
 """Side of the map of colour differences between the portrait and what is generated."""
-LEAST_SHARE = 0.02
-"""Share that the compositor can always give to each of its three sources."""
+LEAST_SHARE, MOST_CORRECTION = 0.02, 1.2
+"""The masks' word for a source is at least the first, and the compositor changes its logarithm by at most the second: a
+soft picture in the right place has a smaller error than a sharp one beside it, but is not the person."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,8 @@ def blend(compositor: nn.Module, given: ComposeInputs, dtype: torch.dtype = torc
     told = compositor(inputs.to(dtype)).float()
     hidden = torch.maximum(figure * (1 - seen), gap)
     first = torch.cat([figure * seen, (1 - figure) * (1 - gap), hidden], dim=1)
-    shares = torch.softmax((first + LEAST_SHARE).log() + 4 * told[:, :3], dim=1)
+    corrected = MOST_CORRECTION * torch.tanh(4 / MOST_CORRECTION * told[:, :3])
+    shares = torch.softmax((first + LEAST_SHARE).log() + corrected, dim=1)
     return shares, paint + 0.5 * told[:, 3:]
 
 
