@@ -1,4 +1,4 @@
-"""The picture of docs/architecture.md: python benchmarks/warp_picture.py OUT.png [--portrait NAME] [--frames 30 45].
+"""The picture of docs/architecture.md: python benchmarks/warp_picture.py OUT.png [--portrait NAME] [--frames 45 95].
 
 A row for each driving frame of the built-in clip: driver, flow (grey: nothing moves; red: from the right, green: from
 below), figure, seen, warped portrait, background plate, finished frame.
@@ -66,8 +66,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
     parser.add_argument("--model", default="mini")
-    parser.add_argument("--portrait", default="clara")
-    parser.add_argument("--frames", type=int, nargs="+", default=[30, 45, 113])
+    parser.add_argument("--portrait", default="emil")
+    parser.add_argument("--frames", type=int, nargs="+", default=[45, 95, 113])
     args = parser.parse_args()
     with read_video(find_driving("builtin"), None) as video:
         clip = [frame.pixels for frame in islice(video, max(args.frames) + 1)]
