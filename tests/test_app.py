@@ -102,9 +102,9 @@ def test_a_portrait_is_cut_at_the_size_that_viewers_see(monkeypatch: pytest.Monk
         monkeypatch.setattr(Portrait, "cut", note)
         assert client.get("/api/status").json()["image_size"] == 64
         made = client.post("/api/sessions", json={"portrait": "clara"}).json()["session"]
-        service: Any = client.app.state.service  # type: ignore[attr-defined]
+        service: Any = client.app.state.service
         live = service.sessions.get(made)
-        client.portal.call(service.change_portrait, live, "ada")  # type: ignore[union-attr]
+        client.portal.call(service.change_portrait, live, "ada")
         client.delete(f"/api/sessions/{made}")
     assert sides == [64, 64]
 

@@ -161,7 +161,7 @@ def test_a_server_warms_up_at_both_sizes(model: PersonaLive, monkeypatch: pytest
         return start(portrait)
 
     monkeypatch.setattr(model, "start", note)
-    assert warm_up(model, lambda: False).chunk_seconds is not None  # type: ignore[arg-type]
+    assert warm_up(model, lambda: False).chunk_seconds is not None
     assert seen == [(OUT, OUT, 3)]
 
 
