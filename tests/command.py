@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -37,10 +38,10 @@ class Command:
         return Outcome(int(ended.value.code or 0), said.out, said.err)
 
 
-def save_toy(folder: Path) -> Path:
-    """A toy model's checkpoint."""
+def save_toy(folder: Path, **assignments: Any) -> Path:
+    """A toy model's checkpoint; keywords as for `toy_networks`."""
     path = folder / "toy.safetensors"
-    save_networks(toy_networks(), path, description="random weights")
+    save_networks(toy_networks(**assignments), path, description="random weights")
     return path
 
 

@@ -42,7 +42,7 @@ from personalive.streaming import engine
 from personalive.streaming.state import batch
 from personalive.weights import find
 from toy import picture, pictures, random_signals, started, toy_networks, warp_networks
-from toy_video import make_video
+from toy_video import all_frames, make_video
 
 ON_CPU = ("onnxruntime", "openvino")
 TAU = {"stream__tau": 0.1, "stream__keyframes": 1}  # the first frame that may become a keyframe does
@@ -258,7 +258,8 @@ def test_animate_takes_the_quickest_runtime_by_default(
     stand_in(monkeypatch, opened)
     monkeypatch.setenv(find.HOME_VARIABLE, str(tmp_path / "home"))
     driving = make_video(tmp_path / "d.mp4", 5, size=(64, 64), draw=lambda index: picture(index, 64))
-    start: list[str | Path] = ["animate", save_portrait(tmp_path), driving, "--model", save_toy(tmp_path)]
+    toy = save_toy(tmp_path, keypoints__soft=True)  # a disc jumps by a pixel where the last bit of a load differs
+    start: list[str | Path] = ["animate", save_portrait(tmp_path), driving, "--model", toy]
     start += ["--crop", "none", "-o"]
     ended = Command(capsys)(*start, tmp_path / "a.mp4")
     assert (ended.code, ended.err.count("\n")) == (0, 1)
@@ -268,7 +269,8 @@ def test_animate_takes_the_quickest_runtime_by_default(
     ended = Command(capsys)(*start, tmp_path / "b.mp4")
     assert ended.code == 0
     assert ended.err.startswith("the UNet is computed by torch, the runtime openvino does not work here: ")
-    assert (tmp_path / "b.mp4").read_bytes() == (tmp_path / "a.mp4").read_bytes()
+    shown = [np.stack([f.pixels for f in all_frames(tmp_path / name)]).astype(int) for name in ("a.mp4", "b.mp4")]
+    assert np.abs(shown[0] - shown[1]).mean() < 0.5
 
 
 def test_bfloat16_wants_the_instructions(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
