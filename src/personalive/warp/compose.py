@@ -20,9 +20,11 @@ SURE_BACKGROUND = 0.08
 """A cell of the portrait is background for the plate where no figure value around it exceeds this."""
 PLATE_MARGIN = 5
 """Cells around a place that have to be background, too (odd)."""
+MOUTH_SHADE = 0.55
+"""How much darker the inside of a mouth is than what a small denoiser, which blurs it with the lips, makes of it."""
 TINT_SIDE = 32
 """Side of the map of colour differences between the portrait and what is generated."""
-LEAST_SHARE, MOST_CORRECTION = 0.02, 1.2
+LEAST_SHARE, MOST_CORRECTION = 0.02, 0.8
 """The masks' word for a source is at least the first, and the compositor changes its logarithm by at most the second: a
 soft picture in the right place has a smaller error than a sharp one beside it, but is not the person."""
 
@@ -160,7 +162,8 @@ def blend(compositor: nn.Module, given: ComposeInputs, dtype: torch.dtype = torc
     first = torch.cat([figure * seen, (1 - figure) * (1 - gap), hidden], dim=1)
     corrected = MOST_CORRECTION * torch.tanh(4 / MOST_CORRECTION * told[:, :3])
     shares = torch.softmax((first + LEAST_SHARE).log() + corrected, dim=1)
-    return shares, paint + 0.5 * told[:, 3:]
+    shade = 1 - MOUTH_SHADE * F.avg_pool2d(gap, 3, 1, 1)  # a mouth that opens is dark inside
+    return shares, (paint + 0.5 * told[:, 3:]) * shade
 
 
 def mix(shares: Tensor, warped: Tensor, plate: Tensor, paint: Tensor) -> Tensor:
