@@ -15,7 +15,7 @@ help:
 	@echo "make chromium  install the browser that some tests want: as root on Debian"
 
 demo: $(STAMP)
-	$(BIN)/personalive animate clara builtin --side-by-side -o demo.mp4
+	$(BIN)/personalive animate emil builtin --side-by-side -o demo.mp4
 
 test: $(STAMP) chromium
 	$(BIN)/python -m pytest

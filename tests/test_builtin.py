@@ -15,7 +15,7 @@ ASSETS = Path(personalive.__file__).parent / "assets"
 
 
 def test_built_in_people_are_in_no_data_set() -> None:
-    seeds = [*PORTRAITS.values(), DRIVER_SEED]
+    seeds = [*(sitter.seed for sitter in PORTRAITS.values()), DRIVER_SEED]
     assert len(set(seeds)) == len(seeds) == 9  # the driver is none of the portraits
     assert max(seeds) < min(low for low, _ in SEED_RANGES.values())
 

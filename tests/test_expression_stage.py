@@ -76,23 +76,25 @@ def test_correlation_by_signal() -> None:
     assert {name for parts in SIGNALS.values() for name in parts} <= set(EXPRESSIONS)
 
 
-@pytest.mark.parametrize(("truth", "counts"), [("straight", 0.0), ("bent", 1.0)])
-def test_the_hidden_layer_stays_if_it_is_better(
-    truth: str, counts: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize(("truth", "helps"), [("straight", False), ("bent", True)])
+def test_the_hidden_layer_counts_as_much_as_it_helps(
+    truth: str, helps: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     tokens_of(truth, monkeypatch)
     chosen = dataclasses.replace(recipe(), ridge=1.0)
     stage = ExpressionStage(config(), chosen, None, corpus(40, 20), corpus(8, 20, seed=1))
     linear = {name: value.clone() for name, value in stage.reader.linear.state_dict().items()}
-    first = stage.validate()
-    assert set(first) == {*SIGNALS, "linear", "with_hidden"}
+    with torch.no_grad():
+        first = stage.validate()
+    assert set(first) == {*SIGNALS, "linear", "with_hidden", "share"}
     assert first["linear"] == pytest.approx(first["with_hidden"])  # it adds nothing yet
     if truth == "straight":  # whatever it learns then cannot help: make it harm
         torch.nn.init.normal_(stage.reader.second.weight, std=0.3)
         stage.optimisation = dataclasses.replace(stage.optimisation, steps=1)
     figures = train(stage, RunOptions(tmp_path)).figures
-    assert (figures["with_hidden"] > figures["linear"]) == bool(counts)
-    assert float(stage.choice.counts) == counts
+    assert (figures["with_hidden"] > figures["linear"]) == helps
+    assert (figures["share"] >= 0.5) == helps
+    assert float(stage.hidden.share) == figures["share"]
     assert all(torch.equal(value, linear[name]) for name, value in stage.reader.linear.state_dict().items())
     loaded = ExpressionReader(32, WARP.expression_hidden, 53)
     load_expression(loaded, tmp_path / "expression.safetensors")

@@ -108,26 +108,15 @@ def test_retarget_as_published(seed: int) -> None:
     assert torch.allclose(result.translation, expected)
 
 
-@given(ANGLE, st.floats(-85, 85), ANGLE)
-def test_angles_of_is_the_inverse_of_rotation(pitch: float, yaw: float, roll: float) -> None:
-    angles = torch.tensor([pitch, yaw, roll], dtype=torch.float64)
-    found = heads.angles_of(heads.rotation(angles))
-    apart = (found - angles + 180) % 360 - 180
-    assert float(apart.abs().max()) < 1e-9
-    assert torch.allclose(heads.rotation(heads.angles_of(heads.rotation(angles))), heads.rotation(angles), atol=1e-12)
-
-
 @given(SEEDS, st.floats(0, 2))
 def test_relative_rotation_turns_the_reference_as_the_driver_turns(seed: int, gain: float) -> None:
     """The first driving frame leaves the reference's own angles; later ones turn it by what the driver has turned."""
     reference, first, driving = random_head(seed, 1), random_head(seed + 1, 1), random_head(seed + 2, 4)
     at_first = heads.retarget(reference, first, first, 0.5, 0.0, gain, relative=True)
-    same = heads.rotation(at_first.angles) - heads.rotation(reference.angles)
-    assert float(same.abs().max()) < 1e-3
+    assert torch.allclose(at_first.angles, reference.angles, atol=1e-4)
     result = heads.retarget(reference, first, driving, 0.5, 0.0, gain, relative=True)
     absolute = heads.retarget(reference, first, driving, 0.5, 0.0, gain)
-    turn = heads.rotation(first.angles).transpose(-1, -2) @ heads.rotation(absolute.angles)
-    assert torch.allclose(heads.rotation(result.angles), heads.rotation(reference.angles) @ turn, atol=2e-3)
+    assert torch.allclose(result.angles - reference.angles, absolute.angles - first.angles, atol=1e-4)
     assert torch.equal(result.translation, absolute.translation)
     assert torch.equal(result.scale, absolute.scale)
 
@@ -136,7 +125,7 @@ def test_relative_rotation_turns_the_reference_as_the_driver_turns(seed: int, ga
 def test_a_driver_in_the_references_pose_makes_relative_rotation_absolute(seed: int) -> None:
     reference, driving = random_head(seed, 1), random_head(seed + 2, 3)
     result = heads.retarget(reference, reference, driving, 0.5, 0.0, 1.0, relative=True)
-    assert torch.allclose(heads.rotation(result.angles), heads.rotation(driving.angles), atol=2e-3)
+    assert torch.allclose(result.angles, driving.angles, atol=1e-4)
 
 
 @given(SEEDS, st.floats(0, 2))

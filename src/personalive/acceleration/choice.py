@@ -25,9 +25,16 @@ from personalive.acceleration.export import (
     unflattened,
 )
 from personalive.acceleration.made import Made, made_for, read_made
-from personalive.acceleration.runtimes import FlatRun, decode_by_openvino, has_bfloat16, open_onnx, open_openvino
+from personalive.acceleration.runtimes import (
+    FlatRun,
+    decode_by_openvino,
+    has_bfloat16,
+    open_onnx,
+    open_openvino,
+)
 from personalive.acceleration.swap import WindowPass, each_session, own_unet, swap
 from personalive.acceleration.tensorrt import export_engine, made_engine, open_engine
+from personalive.acceleration.warp import warp_by_onnxruntime, warp_by_openvino
 from personalive.contracts import Networks
 from personalive.errors import ConfigError, OutputError
 from personalive.weights.record import unheard
@@ -80,8 +87,22 @@ class Kind:
 
 KINDS = {
     "aoti": Kind(".pt2", export_package, open_package, made_package, heavy=False),
-    "onnxruntime": Kind(".onnx", export_onnx, lambda path, _: open_onnx(path), package="onnxruntime", where="cpu"),
-    "openvino": Kind(".onnx", export_onnx, lambda path, _: open_openvino(path), package="openvino", where="cpu"),
+    "onnxruntime": Kind(
+        ".onnx",
+        export_onnx,
+        lambda path, _: open_onnx(path),
+        package="onnxruntime",
+        where="cpu",
+        rest=warp_by_onnxruntime,
+    ),
+    "openvino": Kind(
+        ".onnx",
+        export_onnx,
+        lambda path, _: open_openvino(path),
+        package="openvino",
+        where="cpu",
+        rest=lambda networks: warp_by_openvino(networks, "f32"),
+    ),
     BFLOAT16: Kind(
         ".onnx",
         export_onnx,
@@ -89,7 +110,7 @@ KINDS = {
         package="openvino",
         where="cpu",
         able=has_bfloat16,
-        rest=lambda networks: decode_by_openvino(networks, "bf16"),
+        rest=lambda networks: warp_by_openvino(decode_by_openvino(networks, "bf16"), "bf16"),
     ),
     "tensorrt": Kind(".engine", export_engine, open_engine, made_engine, package="tensorrt", where="cuda"),
 }

@@ -78,7 +78,7 @@ def export_onnx(networks: Networks, path: str | Path, keyframes: int = 0) -> Pat
     """
     path = Path(path)
     arguments = example(networks, keyframes)
-    with _without_chatter():
+    with without_chatter():
         program = torch.onnx.export(
             FlatWindow(own_unet(networks)).eval(),
             arguments,
@@ -94,7 +94,7 @@ def export_onnx(networks: Networks, path: str | Path, keyframes: int = 0) -> Pat
 
 
 @contextmanager
-def _without_chatter() -> Iterator[None]:
+def without_chatter() -> Iterator[None]:
     """The exporter tells everybody that torchvision is not there, and warns of its own deprecated calls."""
     exporter = logging.getLogger("torch.onnx")
     level = exporter.level

@@ -25,18 +25,21 @@ def open_onnx(path: str | Path, providers: Sequence[str] = ()) -> FlatRun:
     Raises:
         WeightsError: the file cannot be read.
     """
+    try:
+        return open_session(str(path), providers)
+    except Exception as error:  # onnxruntime's errors have no common type of their own
+        raise WeightsError(f"{path} is no ONNX file of a window pass: export it again") from error
+
+
+def open_session(model: str | bytes, providers: Sequence[str] = ()) -> FlatRun:
+    """An ONNX model of one output, a file's path or its content, as a callable of tensors."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     # Threads that spin while they wait slow down everything else on a busy machine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        session = onnxruntime.InferenceSession(
-            str(path), options, providers=list(providers) or ["CPUExecutionProvider"]
-        )
-    except Exception as error:  # onnxruntime's errors have no common type of their own
-        raise WeightsError(f"{path} is no ONNX file of a window pass: export it again") from error
+    session = onnxruntime.InferenceSession(model, options, providers=list(providers) or ["CPUExecutionProvider"])
     names = [known.name for known in session.get_inputs()]
 
     def run(*flat: Tensor) -> Tensor:
@@ -70,16 +73,20 @@ def has_bfloat16() -> bool:
 
 def decode_by_openvino(networks: Networks, precision: str) -> Networks:
     """The networks with their decoder in OpenVINO, for any number of frames. Translating it takes a second."""
+    config = networks.config
+    shape = (config.unet.latent_channels, config.latent_size, config.latent_size)
+    return swap_decoder(networks, in_openvino(_Decoding(networks).eval(), shape, precision))
+
+
+def in_openvino(network: nn.Module, shape: tuple[int, ...], precision: str) -> nn.Module:
+    """A network of one input (N, *shape), any N, and one output, computed by OpenVINO."""
     import openvino
 
-    config = networks.config
-    size = (config.unet.latent_channels, config.latent_size, config.latent_size)
-    decoder = _Decoding(networks).eval()
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the tracer warns of checks of shapes that it takes for constants
-        shape = openvino.PartialShape([-1, *size])
-        graph = openvino.convert_model(decoder, example_input=(torch.zeros(1, *size),), input=[shape])
-    return swap_decoder(networks, _InOpenVino(_compiled(graph, precision)))
+        given = [openvino.PartialShape([-1, *shape])]
+        graph = openvino.convert_model(network, example_input=(torch.zeros(1, *shape),), input=given)
+    return Elsewhere(_compiled(graph, precision))
 
 
 class _Decoding(nn.Module):
@@ -93,15 +100,16 @@ class _Decoding(nn.Module):
         return self.autoencoder.decode(latents)
 
 
-class _InOpenVino(nn.Module):
-    """A module for what OpenVINO computes."""
+class Elsewhere(nn.Module):
+    """A network of one input and one output that another runtime computes."""
 
     def __init__(self, run: FlatRun) -> None:
         super().__init__()
         self._run = run
 
-    def forward(self, latents: Tensor) -> Tensor:
-        return self._run(latents)
+    def forward(self, given: Tensor) -> Tensor:
+        """(N, ...) -> (N, ...)."""
+        return self._run(given)
 
 
 def _compiled(graph: Any, precision: str) -> FlatRun:

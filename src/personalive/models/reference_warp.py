@@ -75,3 +75,8 @@ class ReferenceWarp(nn.Module):
         self.compositor = CompactUNet(COMPOSE_INPUTS, COMPOSE_OUTPUTS, config.compositor_channels)
         self.config = config
         assert config.guider.out_channels == features
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision in which the networks take and give numbers."""
+        return self.expression.linear.weight.dtype

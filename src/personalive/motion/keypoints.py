@@ -76,14 +76,6 @@ def rotation(angles: Tensor) -> Tensor:
     return torch.stack([torch.stack(column, dim=-1) for column in columns], dim=-2)  # (..., 3, 3)
 
 
-def angles_of(matrices: Tensor) -> Tensor:
-    """The inverse of `rotation`: matrices (..., 3, 3) -> angles (..., 3) in degrees, yaw within 90 of straight on."""
-    yaw = torch.asin((-matrices[..., 0, 2]).clamp(-1, 1))
-    pitch = torch.atan2(matrices[..., 1, 2], matrices[..., 2, 2])
-    roll = torch.atan2(matrices[..., 0, 1], matrices[..., 0, 0])
-    return torch.rad2deg(torch.stack([pitch, yaw, roll], dim=-1))
-
-
 def pose_keypoints(head: HeadMotion) -> Tensor:
     """Canonical keypoints in the head's pose: (..., 21, 3). Translation moves x and y; z keeps its own zero."""
     turned = head.keypoints @ rotation(head.angles) * head.scale.unsqueeze(-1)
@@ -109,9 +101,8 @@ def retarget(
     """
     shape = driving.scale.shape[:-1]
     angles = torch.lerp(first.angles.expand_as(driving.angles), driving.angles, rotation_gain)
-    if relative:
-        turn = rotation(first.angles).transpose(-1, -2) @ rotation(angles)
-        angles = angles_of(rotation(reference.angles) @ turn)
+    if relative:  # angle by angle: a driver whose first frame is tilted does not mix a turn with a nod
+        angles = reference.angles + angles - first.angles
     translation = reference.translation + translation_gain * (driving.translation - first.translation)
     scale = reference.scale.expand_as(driving.scale)
     if scale_gain:

@@ -10,28 +10,35 @@ LASH_VERTEX = (
     + """
 in vec3 position;
 in vec2 uv;
-in vec3 rest;
 in float weight;
 out vec2 along;
-out float lower;
 void main() {
     along = uv;
-    lower = step(rest.y, 3.35);
     gl_Position = view_projection * vec4(posed(position, weight), 1.0);
 }
 """
 )
+# The face model's lashes are six strips one above the other in uv: three of the lower lid, then three of the upper lid,
+# each with its tips at the lower v.
 LASH_FRAGMENT = (
     HEADER
     + """
 in vec2 along;
-in float lower;
 out vec4 pixel;
 uniform vec3 tint;
 uniform float strength;
 void main() {
-    float hair = fract(along.x * 58.0 + 0.3 * sin(along.y * 5.0));
-    pixel = vec4(tint, strength * (hair > 0.5 ? 0.25 : 0.85) * mix(1.0, 0.12, lower));
+    float strip = (along.y - 0.012) / 0.1668;
+    float from_tip = clamp(fract(strip) / 0.84, 0.0, 1.0);
+    bool upper = strip > 3.0;
+    float place = along.x * (upper ? 62.0 : 44.0) + 0.37 * floor(strip);
+    float chance = fract(sin(floor(place) * 12.9898 + floor(strip) * 78.233) * 43758.5453);
+    float root = clamp((from_tip - 0.45 * chance) / (1.0 - 0.45 * chance), 0.0, 1.0);  // some are shorter
+    float aside = abs(fract(place) - 0.5 + 0.5 * (chance - 0.5) * (1.0 - from_tip)) * 2.0;
+    float width = 0.9 * sqrt(root);  // pointed
+    float hair = smoothstep(width, width - 0.45, aside) * smoothstep(0.0, 0.25, root);
+    hair = max(hair, 0.8 * smoothstep(0.8, 1.0, from_tip));  // roots stand close
+    pixel = vec4(tint, strength * hair * (upper ? 0.8 : 0.22));
 }
 """
 )

@@ -248,7 +248,7 @@ class Renderer:
         self._teeth_array = array(self._mouth, "teeth", *in_mouth)
         self._gums_array = array(self._mouth, "gums", *in_mouth)
         self._lash_array = array(
-            self._lash, "lashes", (self._moving, "3f 12x", "position"), (fixed, "3f 1f 8x 2f", "rest", "weight", "uv")
+            self._lash, "lashes", (self._moving, "3f 12x", "position"), (fixed, "12x 1f 8x 2f", "weight", "uv")
         )
         self._shadow_array = array(
             self._shadow, "skin", (self._moving, "3f 12x", "position"), (fixed, "12x 1f 16x", "weight")

@@ -201,7 +201,7 @@ void main() {
     iris *= mix(1.5, 1.0, smoothstep(pupil_radius, iris_radius * 0.8, radius));
     iris *= 1.0 - 0.8 * smoothstep(iris_radius * 0.72, iris_radius, radius);  // limbus, the dark outer ring
     iris *= 1.0 + 0.7 * clamp(-dot(normalize(local.xy + 1e-4), normalize(light_direction[0].xy)), 0.0, 1.0);
-    vec3 white = vec3(0.74, 0.71, 0.69) * mix(vec3(1.0), vec3(0.95, 0.74, 0.70), smoothstep(0.8, 1.35, abs(local.x)));
+    vec3 white = vec3(0.78, 0.755, 0.735) * mix(vec3(1.0), vec3(0.95, 0.74, 0.70), smoothstep(0.8, 1.35, abs(local.x)));
     vec3 albedo = mix(iris, white * white, smoothstep(iris_radius - 0.05, iris_radius + 0.07, radius));
     albedo = mix(vec3(0.004), albedo, smoothstep(pupil_radius - 0.03, pupil_radius + 0.03, radius));
 
@@ -219,11 +219,11 @@ void main() {
     vec3 mirrored = reflect(-view, normal);
     vec2 window = abs(mirrored.xy - vec2(0.22 * sign(light_direction[0].x), 0.42)) - vec2(0.08, 0.11);
     float pane = 1.0 - smoothstep(-0.02, 0.03, max(window.x, window.y));
-    colour += sky_above * (0.05 * max(mirrored.y, 0.0) + 0.6 * pane * step(0.0, mirrored.z));
+    colour += sky_above * (0.05 * max(mirrored.y, 0.0) + 0.16 * pane * step(0.0, mirrored.z));
     for (int i = 0; i < 2; i++) {
         float aligned = max(dot(normal, normalize(light_direction[i] + view)), 0.0);
-        float glint = 1.8 * smoothstep(0.988, 0.994, aligned) + 0.04 * pow(aligned, 40.0);
-        colour += light_colour[i] * glint * (i == 0 ? lit : 0.5);
+        float glint = 1.8 * smoothstep(0.9915, 0.9965, aligned) + 0.04 * pow(aligned, 40.0);
+        colour += light_colour[i] * glint * (i == 0 ? lit : 0.15);
     }
     pixel = vec4(film(colour), 1.0);
 }

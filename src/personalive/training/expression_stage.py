@@ -1,8 +1,8 @@
 """Training the reference warp's expression reader: motion tokens -> the head mesh's expression coefficients.
 
 The motion networks are at rest, so tokens are computed once. The linear map is ridge regression in closed form, done
-when the stage begins; the hidden layer beside it learns in steps, on tokens with noise, and counts only if it is the
-better for people held out.
+when the stage begins; the hidden layer beside it learns in steps, on tokens with noise, and counts as much as is best
+for people held out.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from personalive.data.expressions import EXPRESSIONS
 from personalive.errors import ConfigError
 from personalive.models.reference_warp import ExpressionReader
 from personalive.training.clips import Corpus
-from personalive.training.expression_choice import HiddenLayerChoice
+from personalive.training.expression_choice import HiddenShare
 from personalive.training.prepared_tokens import prepare_tokens
 from personalive.training.recipe import ExpressionRecipe
 
@@ -39,6 +39,8 @@ SIGNALS: dict[str, dict[str, float]] = {
     "gaze_up": {"eyeLookUp_L": 0.5, "eyeLookDown_L": -0.5, "eyeLookUp_R": 0.5, "eyeLookDown_R": -0.5},
 }
 """What the validation looks at: sums of coefficients."""
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Of the hidden layer's output: what may be decided on."""
 
 
 class ExpressionStage:
@@ -66,7 +68,7 @@ class ExpressionStage:
         self.held_out_motion, self.held_out_wanted = self._prepared(held_out.with_truth(), folder, "test")
         tokens = config.motion_encoder.tokens * config.motion_encoder.token_dim
         self.reader = ExpressionReader(tokens, config.warp.expression_hidden, len(EXPRESSIONS)).to(self.device)
-        self.choice = HiddenLayerChoice().to(self.device)
+        self.hidden = HiddenShare().to(self.device)
         fit_linear(self.reader, self.motion, self.wanted, recipe.ridge)
         weights = [recipe.emphasis if name.startswith(EMPHASISED) else 1.0 for name in EXPRESSIONS]
         self.weights = torch.tensor(weights, device=self.device)
@@ -79,8 +81,8 @@ class ExpressionStage:
         return tokens.flatten(0, 1).to(self.device), corpus.expression.flatten(0, 1).to(self.device)
 
     def modules(self) -> Mapping[str, nn.Module]:
-        """The reader, and whether its hidden layer counts."""
-        return {"expression": self.reader, "choice": self.choice}
+        """The reader, and how much its hidden layer counts."""
+        return {"expression": self.reader, "hidden": self.hidden}
 
     def learns(self, name: str) -> bool:
         """The hidden layer; the linear map is the best one already."""
@@ -98,14 +100,16 @@ class ExpressionStage:
 
     def validate(self) -> dict[str, float]:
         """On people held out, how what is read follows the truth over all frames: correlation by signal, and in the
-        mean for the linear map alone and with the hidden layer. Decides which of the two counts from now on.
+        mean for the linear map alone and with all of the hidden layer. Decides on the latter's share, the best of
+        SHARES.
         """
         linear, hidden = self.reader.parts(self.reader.standardise(self.held_out_motion))
-        alone, both = (follows(read.float(), self.held_out_wanted) for read in (linear, linear + hidden))
-        better = bool(both.mean() > alone.mean())
-        self.choice.counts.fill_(float(better))
-        figures = dict(zip(SIGNALS, (both if better else alone).tolist(), strict=True))
-        return figures | {"linear": float(alone.mean()), "with_hidden": float(both.mean())}
+        found = [follows((linear + share * hidden).float(), self.held_out_wanted) for share in SHARES]
+        means = [float(signals.mean()) for signals in found]
+        best = means.index(max(means))
+        self.hidden.share.fill_(SHARES[best])
+        figures = dict(zip(SIGNALS, found[best].tolist(), strict=True))
+        return figures | {"linear": means[0], "with_hidden": means[-1], "share": SHARES[best]}
 
     def samples(self) -> np.ndarray[Any, Any] | None:
         """Nothing to look at: numbers only."""

@@ -104,10 +104,9 @@ def _warp_portrait(
     stream = config.stream
     target = retarget(own, first, driving, stream.translation_gain, stream.scale_gain, relative=True)
     moved = drive_surface(warp, surface, target, tokens[driver, frames])
-    masks = torch.cat([moved.figure, moved.seen, moved.eye, moved.gap], dim=1)
     return PreparedWarps(
         warped=_levels(warped_picture(layers.small_picture, moved)),
-        masks=_levels(masks),
+        masks=_levels(moved.masks),
         plate=_levels(layers.small_plate[0]),
         own_figure=_levels(surface.figure[None]),
         frame=frames,

@@ -22,8 +22,9 @@ PLATE_MARGIN = 5
 """Cells around a place that have to be background, too (odd)."""
 TINT_SIDE = 32
 """Side of the map of colour differences between the portrait and what is generated."""
-LEAST_SHARE = 0.02
-"""Share that the compositor can always give to each of its three sources."""
+LEAST_SHARE, MOST_CORRECTION = 0.02, 1.2
+"""The masks' word for a source is at least the first, and the compositor changes its logarithm by at most the second: a
+soft picture in the right place has a smaller error than a sharp one beside it, but is not the person."""
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,9 @@ class PortraitGuide:
     def __call__(self, target: Observation) -> Tensor:
         """Features (F, C, size / 8, size / 8) of the portrait moved to F retargeted frames."""
         self.moved = moved = drive_surface(self._warp, self._layers.surface, target.head, target.motion)
-        masks = torch.cat([moved.figure, moved.seen, moved.eye, moved.gap], dim=1)
-        shown = guide_pictures(warped_picture(self._layers.small_picture, moved), self._layers.small_plate, masks)
-        guider = self._warp.guider
-        features: Tensor = guider(resample(shown, self._size).to(next(guider.parameters()).dtype))
+        warped = warped_picture(self._layers.small_picture, moved)
+        shown = guide_pictures(warped, self._layers.small_plate, moved.masks)
+        features: Tensor = self._warp.guider(resample(shown, self._size).to(self._warp.dtype))
         return features
 
     def composed(self, generated: Tensor) -> Tensor:
@@ -122,10 +122,10 @@ def compose(warp: ReferenceWarp, layers: PortraitLayers, moved: Warp, generated:
         generated=resample(generated.float(), moved.flow.shape[1]),
         warped=warped_picture(layers.small_picture, moved),
         plate=layers.small_plate.expand(len(generated), -1, -1, -1),
-        masks=torch.cat([moved.figure, moved.seen, moved.eye, moved.gap], dim=1),
+        masks=moved.masks,
         own_figure=layers.surface.figure.expand_as(moved.figure),
     )
-    shares, paint = blend(warp.compositor, small)
+    shares, paint = blend(warp.compositor, small, warp.dtype)
     side = layers.picture.shape[-1]
     return mix(resample(shares, side), warped_picture(layers.picture, moved), layers.plate, resample(paint, side))
 
@@ -145,18 +145,21 @@ class ComposeInputs:
     own_figure: Tensor
 
 
-def blend(compositor: nn.Module, given: ComposeInputs) -> tuple[Tensor, Tensor]:
+def blend(compositor: nn.Module, given: ComposeInputs, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     """Shares (F, 3, s, s) of warped portrait, plate and generated picture, which add up to 1; and the latter, mended.
 
     The second result (F, 3, s, s) is the generated picture in the portrait's colours with the compositor's changes.
+    dtype: the compositor's precision.
     """
     figure, seen, gap = given.masks[:, 0:1], given.masks[:, 1:2], given.masks[:, 3:4]
     paint = given.generated + _tint(given.warped, given.generated, figure * seen, gap)
     pictures = torch.cat([paint, given.warped, given.plate], dim=1) * 2 - 1
     inputs = torch.cat([pictures, given.masks, 1 - given.own_figure], dim=1)
-    told = compositor(inputs.to(next(compositor.parameters()).dtype)).float()
-    first = torch.cat([figure * seen, (1 - figure) * (1 - gap), figure * (1 - seen)], dim=1)
-    shares = torch.softmax((first + LEAST_SHARE).log() + 4 * told[:, :3], dim=1)
+    told = compositor(inputs.to(dtype)).float()
+    hidden = torch.maximum(figure * (1 - seen), gap)
+    first = torch.cat([figure * seen, (1 - figure) * (1 - gap), hidden], dim=1)
+    corrected = MOST_CORRECTION * torch.tanh(4 / MOST_CORRECTION * told[:, :3])
+    shares = torch.softmax((first + LEAST_SHARE).log() + corrected, dim=1)
     return shares, paint + 0.5 * told[:, 3:]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from personalive.models.reference_warp import ReferenceWarp
 from personalive.warp.fit import FittedHead, fit_head
 from personalive.warp.flow import fill, identity_grid, nearest_points
 from personalive.warp.landmarks import find_landmarks
+from personalive.warp.matte import refine_figure
 
 LID_EDGES = ((36, 37, 38, 39), (36, 41, 40, 39), (42, 43, 44, 45), (42, 47, 46, 45))
 """Landmarks along the upper and the lower lid's edge of each eye, corner to corner."""
@@ -25,8 +26,8 @@ LASH_CELLS, LASH_FADE = 2, 2
 """Cells around an eyeball that move with the edge of its lid, and how often that is spread by one cell more."""
 LINE_REACH = 1.5
 """A cell whose centre is so near to a line, in cells, belongs to it."""
-DEPTH_UNIT = 10.0
-"""The surface network sees and corrects depths in so many cm."""
+DEPTH_UNIT, DEPTH_LIMIT = 10.0, 5.0
+"""The surface network sees and corrects depths in units of so many cm, and corrects them by at most so many."""
 CORRECTION_CELLS = 8
 """Depth and weight are corrected in squares of so many cells a side, smoothly in between."""
 BEHIND_LIDS = 1.0
@@ -94,9 +95,10 @@ def build_surface(warp: ReferenceWarp, picture: Tensor, head: FittedHead, own: H
     """The surface of a portrait (1, 3, H, H) in [0, 1] from its fitted head; own (1, ...): its head motion."""
     drawing = draw_head(warp.mesh, head, warp.config.grid)
     small = F.interpolate(picture, size=warp.config.grid, mode="area")
-    given = surface_inputs(small, drawing).to(next(warp.surface.parameters()).dtype)
+    given = surface_inputs(small, drawing).to(warp.dtype)
     told = warp.surface(given)[0].float()
-    return shape_surface(drawing, told, head, own, warp.mesh.glances.long())
+    surface = shape_surface(drawing, told, head, own, warp.mesh.glances.long())
+    return replace(surface, figure=refine_figure(small, surface.figure, drawing.face))
 
 
 def surface_inputs(picture: Tensor, drawing: HeadDrawing) -> Tensor:
@@ -116,7 +118,7 @@ def shape_surface(
     # Neighbours off the mesh move alike: else hair tears.
     coarse = F.avg_pool2d(told[None, 1:], CORRECTION_CELLS)
     stiffer, deeper = F.interpolate(coarse, size=(side, side), mode="bilinear", align_corners=False)[0]
-    depth = drawing.depth + DEPTH_UNIT * deeper * loose
+    depth = drawing.depth + DEPTH_LIMIT * torch.tanh(DEPTH_UNIT / DEPTH_LIMIT * deeper) * loose
     weight = torch.sigmoid(torch.logit(drawing.weight.clamp(0.01, 0.99)) + 4 * stiffer * loose)
     points = _unposed(identity_grid(depth.shape[-1], depth), depth, weight, head).movedim(-1, 0)
     return PortraitSurface(
