@@ -215,4 +215,6 @@ def in_precision(networks: Networks, device: str, dtype: torch.dtype) -> Network
     copies: dict[str, Any] = {
         name: copy.deepcopy(module).to(device, dtype) for name, module in modules(networks).items()
     }
+    if networks.reference_warp is not None:  # its head mesh is geometry, and float32 in any case
+        copies["reference_warp"].mesh = copy.deepcopy(networks.reference_warp.mesh).to(device)
     return dataclasses.replace(networks, **copies)

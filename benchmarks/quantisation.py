@@ -126,7 +126,7 @@ def builtin_frames(networks: Networks, chunks: int) -> Tensor:
     with read_video(find_driving("builtin")) as video:
         count = config.lead_in_frames + chunks * config.chunk_frames
         driving = np.stack([resize_picture(frame.pixels, side) for frame in islice(video, count)])
-    portrait = resize_picture(load_picture(find_portrait("ada")), side)
+    portrait = resize_picture(load_picture(find_portrait("ada")), networks.config.output_size)
     return torch.from_numpy(Stream(networks, portrait).push(driving)).float()
 
 

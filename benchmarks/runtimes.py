@@ -61,7 +61,7 @@ def main() -> None:
     side, chunk = networks.config.image_size, networks.config.stream.chunk_frames
     warm = networks.config.stream.levels
     frames = driving_frames(chunk * (given.chunks + warm), side)
-    portrait = resize_picture(load_picture(find_portrait("ada")), side)
+    portrait = resize_picture(load_picture(find_portrait("ada")), networks.config.output_size)
     names = [EAGER, *(path for path in given.paths if path != EAGER)]
     streams = {name: PersonaLive(on_path(networks, name)).start(portrait) for name in names}
     painted: dict[str, list[Pixels]] = {name: [] for name in names}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,9 +15,11 @@ from personalive.evaluation.yardstick import SIGNALS, Yardstick
 from personalive.gallery import find_driving, find_portrait
 from personalive.media.frames import Pixels, load_picture, to_unit
 from personalive.media.video import read_video
+from personalive.motion import signals
 from personalive.motion.face_crop import SteadyCrop, crop_square, find_head
 from personalive.motion.face_finder import FaceFinder
 from personalive.pipeline import PersonaLive
+from personalive.rendering.motion import EXPRESSIONS
 from personalive.weights.load import find_model
 
 
@@ -70,20 +73,35 @@ def test_the_portraits_own_pixels_come_out(output: Pixels, portrait: Pixels) -> 
     assert next(sharp) > 0.6 * next(sharp)
 
 
-def test_the_driver_is_followed(output: Pixels, driver: Pixels) -> None:
-    """As the packaged yardstick reads both: the course of the mouth and the head's turning, and that both move.
+def test_the_driver_is_followed(model: PersonaLive, output: Pixels, driver: Pixels) -> None:
+    """The head's turning and the mouth as the packaged yardstick reads both; the face as the model's own reader does.
 
-    It was fitted to people of earlier looks and reads smiles of today's less well.
+    The yardstick was fitted to plainer people: it does not see every blink of these.
     """
     reader = Yardstick.load()
     made, drove = reader.read(output), reader.read(driver)
     assert made is not None
     assert drove is not None
-    for name, least in (("mouth", 0.8), ("smile", 0.5), ("yaw", 0.9), ("roll", 0.75)):
+    for name, least in (("mouth", 0.8), ("yaw", 0.9), ("roll", 0.75)):
         place = SIGNALS.index(name)
-        ours, theirs = made.signals[:, place], drove.signals[:, place]
-        assert np.corrcoef(ours, theirs)[0, 1] > least, name
-        assert 0.3 < ours.std() / theirs.std() < 2, name
+        follows(name, made.signals[:, place], drove.signals[:, place], least)
+    warp = model.networks.reference_warp
+    assert warp is not None
+    with torch.inference_mode():
+        ours, theirs = (
+            warp.expression(signals.observe(model.networks, to_unit(frames)).motion).numpy()
+            for frames in (output, driver)
+        )
+    assert theirs[:, warp.mesh.blinks.long()].max() > 0.5  # there is a blink among the frames
+    places = {name: [EXPRESSIONS.index(name)] for name in ("jawOpen", "mouthSmile_L", "mouthSmile_R")}
+    places["blink"] = warp.mesh.blinks.tolist()
+    for name, columns in places.items():
+        follows(name, ours[:, columns].mean(1), theirs[:, columns].mean(1), 0.85)
+
+
+def follows(name: str, ours: np.ndarray[Any, Any], theirs: np.ndarray[Any, Any], least: float) -> None:
+    assert np.corrcoef(ours, theirs)[0, 1] > least, name
+    assert 0.4 < ours.std() / theirs.std() < 1.6, name
 
 
 @torch.inference_mode()

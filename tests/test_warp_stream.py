@@ -168,6 +168,13 @@ def test_a_server_warms_up_at_both_sizes(model: PersonaLive, monkeypatch: pytest
 # What is measured
 
 
+def test_the_built_in_models_work_is_counted_without_its_weights() -> None:
+    """`bench speed` counts on tensors without values: nothing on the warp's way may look at one."""
+    counts = count_tflop(MINI, 0)
+    assert set(counts) == {"motion", "pose", "warp", "window", "decode", "compose"}
+    assert 0 < counts["compose"] < counts["window"]
+
+
 def test_the_bench_tells_warp_and_composition_apart(model: PersonaLive) -> None:
     report = bench(model.networks, chunks=1, burn_in=0)
     assert list(report.stages) == list(PER_CHUNK)

@@ -381,7 +381,7 @@ MINI = ModelConfig(
 )
 
 BASE = dataclasses.replace(
-    # Four times mini's pixels and weights, for GPUs: 62 MB in half precision. Not trained yet.
+    # Four times mini's pixels and weights, for GPUs: 71 MB in half precision. Not trained yet.
     MINI,
     name="base",
     image_size=256,

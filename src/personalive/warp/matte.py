@@ -24,8 +24,9 @@ def refine_figure(picture: Tensor, figure: Tensor, face: Tensor) -> Tensor:
 
     picture (1, 3, s, s) in [0, 1]; figure (s, s): what the surface network said; face (s, s): 1 where the head mesh
     lies, certainly the person. Equal inputs give equal masks. GrabCut (Rother et al. 2004), as OpenCV has it.
+    Tensors without values, of which memory is planned, stay as they are.
     """
-    if figure.is_meta:  # where only shapes are asked for
+    if figure.is_meta:
         return figure
     said, mesh = figure.detach().cpu().numpy(), face.detach().cpu().numpy() > 0.5
     background = cv2.erode((said < SURE_BACKGROUND).astype(np.uint8), np.ones((MARGIN, MARGIN), np.uint8)) > 0
