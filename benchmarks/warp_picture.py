@@ -21,7 +21,8 @@ from personalive.media.frames import Pixels, load_picture, resize_picture, to_un
 from personalive.media.video import read_video
 from personalive.motion import signals
 from personalive.pipeline import PersonaLive
-from personalive.warp.compose import PortraitGuide, portrait_layers, warped_picture
+from personalive.warp.compose import PortraitGuide, portrait_layers, with_expression
+from personalive.warp.driver import watch_driver
 from personalive.warp.flow import identity_grid
 from personalive.warp.portrait import build_surface, fit_portrait
 
@@ -47,8 +48,9 @@ def row(model: PersonaLive, portrait: Pixels, first: Pixels, frame: Pixels) -> T
     surface = build_surface(warp, picture, fit_portrait(warp, picture, own.head, own.motion), own.head)
     layers = portrait_layers(picture, surface)
     guide = PortraitGuide(warp, layers, model.config.image_size)
-    begin, now = (signals.observe(networks, to_unit(pixels)) for pixels in (first, frame))
-    signals.drive(networks, own, begin, now, guide=guide)
+    begin, driver = watch_driver(networks, to_unit(first))
+    now, _ = watch_driver(networks, to_unit(frame), driver)
+    signals.drive(networks, with_expression(own, layers), begin, now, guide=guide)
     moved = guide.moved
     assert moved is not None
     stream = model.start(portrait)
@@ -56,7 +58,7 @@ def row(model: PersonaLive, portrait: Pixels, first: Pixels, frame: Pixels) -> T
     finished = stream.push(np.concatenate([first[None], np.repeat(frame[None], 2 * chunk - 1, axis=0)]))[-1]
     side = moved.flow.shape[1]
     masks = [moved.figure.expand(-1, 3, -1, -1), moved.seen.expand(-1, 3, -1, -1)]
-    pictures = [to_unit(frame), flow_picture(moved.flow), *masks, warped_picture(picture, moved), layers.plate]
+    pictures = [to_unit(frame), flow_picture(moved.flow), *masks, layers.warped(moved), layers.plate]
     small = [functional.interpolate(each, size=side, mode="area") for each in (*pictures, to_unit(finished))]
     return torch.cat(small)
 

@@ -93,7 +93,7 @@ def test_it_learns_and_its_files_hold_the_mesh(tmp_path: Path) -> None:
     torch.manual_seed(0)
     with torch.no_grad():
         before = stage.validate()
-    assert set(before) == {"all", "jaw", "brows", "eyes", "mouth", "in_spreads"}
+    assert set(before) == {"all", "jaw", "brows", "eyes", "mouth", "eyes_near", "mouth_near", "in_spreads"}
     after = train(stage, RunOptions(tmp_path)).figures
     assert after["all"] < 0.6 * before["all"]
     from safetensors.torch import load_file

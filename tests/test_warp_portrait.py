@@ -37,15 +37,15 @@ class RampReader(nn.Module):
         self.looked: list[float] = []
 
     def forward(self, crops: Tensor) -> tuple[Tensor, Tensor]:
-        ramp = crops[0, :2]  # x and y of the picture, where the crop does not leave it
-        inner = slice(self.config.image_size // 4, -self.config.image_size // 4)
-        low, high = ramp[:, inner, inner].amin((1, 2)), ramp[:, inner, inner].amax((1, 2))
         size = self.config.image_size
-        half = (high - low)[0] * size / (size // 2 - 1) / 2
-        centre = ramp[:, inner, inner].mean((1, 2))
-        self.looked.append(float(half))
-        found = (self.points - centre) / half
-        return found[None], torch.full((1, len(found)), 0.02)
+        inner = slice(size // 4, -size // 4)
+        ramps = crops[:, :2, inner, inner]  # x and y of the picture, where the crop does not leave it
+        low, high = ramps.amin((2, 3)), ramps.amax((2, 3))
+        half = (high - low)[:, :1] * size / (size // 2 - 1) / 2  # (N, 1)
+        centre = ramps.mean((2, 3))
+        self.looked += half[:, 0].tolist()
+        found = (self.points - centre[:, None]) / half[:, None]
+        return found, torch.full(found.shape[:2], 0.02)
 
 
 def ramp(side: int = 256) -> Tensor:
@@ -61,7 +61,13 @@ def test_crops_go_onto_the_face_and_points_come_back_to_the_picture() -> None:
     assert torch.allclose(found, points, atol=2e-3)
     assert reader.looked[0] == pytest.approx(1.0, abs=0.01)  # first the whole picture, then the face
     assert reader.looked[2] == pytest.approx(0.5 / 2 / 0.55, rel=0.1)
-    assert torch.allclose(spread, torch.full_like(spread, 0.02 * reader.looked[2]), rtol=0.01)
+    close = 0.02 * reader.looked[3]
+    assert reader.looked[3:] == pytest.approx([reader.looked[2] * 0.55 / 2] * 3, rel=0.02)  # eyes and mouth from near
+    surer = spread < (close + 0.02 * reader.looked[2]) / 2
+    assert bool(surer.any())
+    assert not bool(surer.all())
+    assert torch.allclose(spread[surer], torch.full_like(spread[surer], close), rtol=0.03)
+    assert torch.allclose(spread[~surer], torch.full_like(spread[~surer], 0.02 * reader.looked[2]), rtol=0.01)
 
 
 def test_landmarks_at_the_crops_border_are_not_trusted() -> None:

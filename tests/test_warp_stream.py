@@ -25,7 +25,8 @@ from personalive.motion import signals
 from personalive.motion.keypoints import MotionGains
 from personalive.pipeline import PersonaLive
 from personalive.server.service import warm_up
-from personalive.warp.compose import guide_of, read_portrait
+from personalive.warp.compose import guide_of, read_portrait, with_expression
+from personalive.warp.driver import watch_driver
 from toy import picture, pictures, toy_networks, warp_networks
 from toy_video import make_video
 
@@ -68,7 +69,7 @@ def test_offline_gives_what_the_stream_gives(
     portrait = resize_picture(load_picture(tmp_path / "portrait.png"), OUT)
     with read_video(driving) as video:
         shown = [frame.pixels for frame in video]
-    live = animated(model, portrait, np.stack([resize_picture(frame, SIDE) for frame in shown]))
+    live = animated(model, portrait, np.stack([resize_picture(frame, model.config.driver_size) for frame in shown]))
     assert np.array_equal(np.stack(written[:7]), live)
     rows = np.stack(written[7:])
     wanted = [np.stack([portrait] * 7), np.stack([resize_picture(frame, OUT) for frame in shown]), live]
@@ -118,10 +119,13 @@ def test_the_first_driving_frame_finds_the_portrait_in_its_own_pose(model: Perso
     """Relative rotation: whatever the driver's angles are at first, the portrait's head has its own."""
     networks = model.networks
     with torch.inference_mode():
-        _, own = signals.encode_reference(networks, smooth(3, OUT))
-        guide = guide_of(networks, read_portrait(networks, smooth(3, OUT), own))
+        _, bare = signals.encode_reference(networks, smooth(3, OUT))
+        layers = read_portrait(networks, smooth(3, OUT), bare)
+        own, guide = with_expression(bare, layers), guide_of(networks, layers)
         assert guide is not None
-        seen = signals.observe(networks, torch.rand(2, 3, SIDE, SIDE))
+        with pytest.raises(ValueError, match="needs to know the expression"):
+            guide(bare)
+        seen, _ = watch_driver(networks, torch.rand(2, 3, SIDE, SIDE))
         told: list[signals.Observation] = []
 
         def note(target: signals.Observation) -> torch.Tensor:

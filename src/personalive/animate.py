@@ -202,7 +202,7 @@ def _drive(job: Job, frames: Iterator[tuple[Pixels, float]], config: ModelConfig
 
     A frame that is not shown is not made at the output's side.
     """
-    side, shown_side = config.image_size, config.output_size if job.options.side_by_side else config.image_size
+    side, shown_side = config.driver_size, config.output_size if job.options.side_by_side else config.driver_size
     if job.first_face is None:
         for pixels, moment in frames:
             resized = resize_picture(pixels, side)

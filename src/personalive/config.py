@@ -292,6 +292,11 @@ class ModelConfig:
         require(self.stream.window_frames <= unet.max_frames, "the window is longer than unet.max_frames")
 
     @property
+    def driver_size(self) -> int:
+        """Side of the driving frames that are looked at: the landmark network's crops of them want more pixels."""
+        return max(self.image_size, 2 * self.warp.landmarks.image_size) if self.warp.enabled else self.image_size
+
+    @property
     def output_size(self) -> int:
         """Side of the pictures that come out: `image_size`, or the reference warp's own size."""
         return self.warp.output_size if self.warp.enabled else self.image_size

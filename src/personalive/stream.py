@@ -26,8 +26,9 @@ from personalive.motion.smoothing import Smoother
 from personalive.streaming import engine
 from personalive.streaming import state as states
 from personalive.streaming.state import StreamState, map_tensors, tensors
-from personalive.warp.compose import PortraitGuide, PortraitLayers, compose, guide_of, read_portrait
+from personalive.warp.compose import PortraitGuide, PortraitLayers, compose, guide_of, read_portrait, with_expression
 from personalive.warp.drive import Warp
+from personalive.warp.driver import DriverFace, SeenDriver, follow_known, see_driver
 
 
 class Stream:
@@ -48,10 +49,11 @@ class Stream:
         self._networks = networks
         self._seed = seed
         self._state: StreamState | None = None
+        self._driver: DriverFace | None = None  # as the reference warp met it in the first driving frame
         self._first: Observation | None = None  # the first driving frame: movement counts from there
         self._last: Tensor | None = None  # the latest driving frame, what `hold` repeats
         self._waiting: list[Tensor | None] = []  # at most a chunk; None: held before any frame came
-        self._looked: list[Observation | None] = []  # what was seen of the first of those ahead of their step
+        self._looked: list[SeenDriver | None] = []  # what was seen of the first of those ahead of their step
         self._inside: deque[Observation | None] = deque(maxlen=networks.config.stream.levels - 1)  # not yet clean
         self._layers: PortraitLayers | None = None  # the portrait as the reference warp moves it
         self._warps: deque[Warp] = deque(maxlen=networks.config.stream.levels)  # of the chunks inside, and the newest
@@ -72,13 +74,14 @@ class Stream:
         The frames still inside the window are then painted anew, so that chunk costs `levels` steps instead of one.
         """
         _require_square(portrait, "the portrait", dimensions=3)
-        self._reference, self._portrait = signals.encode_reference(self._networks, portrait)
-        self._layers = read_portrait(self._networks, portrait, self._portrait)
+        self._reference, seen = signals.encode_reference(self._networks, portrait)
+        self._layers = read_portrait(self._networks, portrait, seen)
+        self._portrait = with_expression(seen, self._layers)
         self._state = None
 
     def recalibrate(self) -> None:
-        """The driver's pose in the next frame becomes the neutral one, from which movement counts."""
-        self._first = None
+        """The driver in the next frame is met anew, and the pose there becomes the one from which movement counts."""
+        self._first = self._driver = None
 
     @torch.inference_mode()
     def feed(self, frame: Pixels | None) -> None:
@@ -92,9 +95,9 @@ class Stream:
             raise ValueError("a chunk is full: step before feeding more")
         if frame is not None:
             _require_square(frame, "a driving frame", dimensions=3)
-            # Frame by frame and at the model's size, so that grouping cannot change a bit.
+            # Frame by frame and at one size, so that grouping cannot change a bit.
             levels = send(as_levels(frame), self._reference.latents.device)
-            self._last = resize_tensor(from_levels(levels), self._networks.config.image_size)
+            self._last = resize_tensor(from_levels(levels), self._networks.config.driver_size)
         self.frames_in += 1
         self._waiting.append(self._last)
 
@@ -127,19 +130,23 @@ class Stream:
                 painted += step_together([self])
         return np.concatenate(painted)
 
-    def _see(self, seen: Observation | None) -> Observation:
+    def _see(self, frames: SeenDriver | None) -> Observation:
         """What drives the waiting chunk, now taken: what was seen of it, or None, when no driving frame ever came."""
         self._waiting, self._looked = [], []
-        if seen is not None:
-            seen = self._smoother.smooth(seen, self.smoothing)
-            if self._first is None:
-                self._first = seen[0:1]
+        seen = None if frames is None else self._smoother.smooth(self._follow(frames), self.smoothing)
+        if seen is not None and self._first is None:
+            self._first = seen[0:1]
         motion = self._motion_of(seen)
         if self._state is None:
             self._open_window(motion)
         self._inside.append(seen)
         self._chunks += 1
         return motion
+
+    def _follow(self, frames: SeenDriver) -> Observation:
+        """What the driver does there, whose face is met in the first frame."""
+        seen, self._driver = follow_known(self._networks, self._driver, frames)
+        return seen
 
     def _open_window(self, motion: Observation) -> None:
         """A new window, for this portrait; whatever was inside the old one (at first nothing) is painted again."""
@@ -249,7 +256,7 @@ def look_ahead(streams: Sequence[Stream]) -> None:
     _look(streams[0]._networks, streams)
 
 
-def _observed(networks: Networks, streams: Sequence[Stream]) -> list[Observation | None]:
+def _observed(networks: Networks, streams: Sequence[Stream]) -> list[SeenDriver | None]:
     """What the motion networks see in the waiting chunks; None for a stream that no driving frame ever reached."""
     _look(networks, streams)
     seen = []
@@ -265,7 +272,7 @@ def _look(networks: Networks, streams: Sequence[Stream]) -> None:
     fresh = [stream._waiting[len(stream._looked) :] for stream in streams]
     images = [frame for frames in fresh for frame in frames if frame is not None]
     if images:
-        seen = signals.observe(networks, torch.cat(images))  # (N, 3, S, S)
+        seen = see_driver(networks, torch.cat(images))  # (N, 3, H, H)
         each = iter([seen[place : place + 1] for place in range(len(images))])
         for stream, frames in zip(streams, fresh, strict=True):
             stream._looked += [None if frame is None else next(each) for frame in frames]

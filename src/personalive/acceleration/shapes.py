@@ -110,6 +110,8 @@ def stages_of(
     def observe() -> None:
         networks.motion_extractor(shapes.picture(config.motion_extractor.image_size, chunk))
         networks.motion_encoder(shapes.picture(config.motion_encoder.image_size, chunk))
+        if networks.reference_warp is not None:
+            networks.reference_warp.landmarks(shapes.picture(config.warp.landmarks.image_size, chunk))
 
     stages = {
         "image token": lambda: networks.image_encoder(shapes.picture(config.image_encoder.image_size)),
@@ -130,7 +132,7 @@ def _warp_stages(warp: ReferenceWarp, shapes: Shapes, layers: PortraitLayers) ->
     config, chunk = shapes.config, shapes.config.stream.chunk_frames
     guide = PortraitGuide(warp, layers, config.image_size)
     tokens = shapes.tensor(chunk, config.unet.motion_tokens, config.unet.motion_dim)
-    driven = Observation(shapes.motion(chunk), tokens)
+    driven = Observation(shapes.motion(chunk), tokens, shapes.tensor(chunk, config.warp.mesh.expressions).float())
     with torch.no_grad():
         guide(driven)  # so that there is something to compose
     return {

@@ -28,7 +28,8 @@ from personalive.motion import signals
 from personalive.motion.signals import Observation
 from personalive.streaming import engine
 from personalive.streaming.state import StreamState
-from personalive.warp.compose import guide_of, read_portrait
+from personalive.warp.compose import guide_of, read_portrait, with_expression
+from personalive.warp.driver import watch_driver
 from personalive.weights.load import build_networks, modules
 
 Clock = Callable[[], float]
@@ -210,11 +211,13 @@ class _Session:
         self.networks = networks
         config = networks.config
         generator = np.random.default_rng(0)
-        side, chunk = config.image_size, config.stream.chunk_frames
+        side, chunk = config.driver_size, config.stream.chunk_frames
         self.frames: Pixels = generator.integers(0, 256, (chunk, side, side, 3), dtype=np.uint8)
         portrait = generator.integers(0, 256, (config.output_size, config.output_size, 3), dtype=np.uint8)
-        self.reference, self.own = signals.encode_reference(networks, portrait)
-        self.guide = guide_of(networks, read_portrait(networks, portrait, self.own))
+        self.reference, own = signals.encode_reference(networks, portrait)
+        layers = read_portrait(networks, portrait, own)
+        self.own, self.guide = with_expression(own, layers), guide_of(networks, layers)
+        self.first, self.driver = watch_driver(networks, from_levels(as_levels(self.frames[0])))
         lead_in = signals.lead_in(networks, self.own, self.own)
         state = engine.start(networks, self.reference, lead_in, 0, reference_motion=self.own.motion)
         self.state = _with_keyframes(state, keyframes)
@@ -244,7 +247,7 @@ class _Session:
         self.given["images"] = torch.cat([from_levels(send(as_levels(frame), self.device)) for frame in self.frames])
 
     def _observe(self) -> None:
-        self.given["seen"] = signals.observe(self.networks, self.given["images"])
+        self.given["seen"], _ = watch_driver(self.networks, self.given["images"], self.driver)
 
     def _drive(self) -> None:
         def note(target: Observation) -> Tensor:
@@ -253,7 +256,7 @@ class _Session:
             return target.motion.new_zeros(())
 
         guide = None if self.guide is None else note
-        self.given["signals"] = signals.drive(self.networks, self.own, self.own, self.given["seen"], guide=guide)
+        self.given["signals"] = signals.drive(self.networks, self.own, self.first, self.given["seen"], guide=guide)
 
     def _warp(self) -> None:
         assert self.guide is not None

@@ -17,7 +17,8 @@ from personalive.motion import signals
 from personalive.pipeline import PersonaLive
 from personalive.streaming.schedule import Schedule
 from personalive.streaming.state import draw_noise
-from personalive.warp.compose import guide_of, read_portrait
+from personalive.warp.compose import guide_of, read_portrait, with_expression
+from personalive.warp.driver import watch_driver
 
 BATCH = 8  # frames painted at a time
 
@@ -58,21 +59,24 @@ def compare_steps(model: PersonaLive, frames: Pixels, every: int = 4, seed: int 
     """
     networks = model.networks
     reference, own = signals.encode_reference(networks, frames[0])
-    guide = guide_of(networks, read_portrait(networks, frames[0], own))
-    truth = resize_tensor(to_unit(frames[every::every]), model.config.image_size)
+    layers = read_portrait(networks, frames[0], own)
+    own, guide = with_expression(own, layers), guide_of(networks, layers)
+    first, driver = watch_driver(networks, to_unit(frames[0]))
+    shown = to_unit(frames[every::every])
     seeds, common = torch.tensor([seed]), networks.config.stream.common_noise
     figures: dict[int, list[tuple[Tensor, Tensor]]] = {n: [] for n in range(1, model.config.stream.levels + 1)}
-    for draw, images in enumerate(torch.split(truth, BATCH)):
-        seen = signals.observe(networks, images)
-        driving = signals.drive(networks, own, own, seen, guide=guide)
+    for draw, images in enumerate(torch.split(shown, BATCH)):
+        truth = resize_tensor(images, model.config.image_size)
+        seen, _ = watch_driver(networks, images, driver)
+        driving = signals.drive(networks, own, first, seen, guide=guide)
         shape = (len(images), *reference.latents.shape[1:])
         noise = draw_noise(seeds, torch.tensor([draw]), shape, reference.latents.device, common)
         for steps, kept in figures.items():
             painted = paint(networks, reference, driving, steps, noise)
             if guide is not None:  # which `drive` has asked
-                painted = resample(guide.composed(painted), images.shape[-1])
+                painted = resample(guide.composed(painted), truth.shape[-1])
             painted = painted.cpu().clamp(0, 1)
-            kept.append((metrics.l1(painted, images), metrics.ssim(painted, images)))
+            kept.append((metrics.l1(painted, truth), metrics.ssim(painted, truth)))
     return {steps: _means(kept) for steps, kept in figures.items()}
 
 

@@ -17,10 +17,14 @@ from personalive.motion.keypoints import MotionGains
 
 @dataclass(frozen=True)
 class Observation:
-    """What the motion networks see in F frames: head (F, ...) float32 and motion tokens (F, T, D)."""
+    """What is seen in F frames: head (F, ...) float32 and motion tokens (F, T, D), by the motion networks.
+
+    expression (F, E) in [0, 1]: the head mesh's coefficients, where a reference warp wants them (`warp.driver`).
+    """
 
     head: HeadMotion
     motion: Tensor
+    expression: Tensor | None = None
 
     def __getitem__(self, frames: slice) -> Observation:
         """The observation of some of the frames."""
@@ -35,7 +39,8 @@ class Observation:
         return self._map(lambda part: part.expand(frames, *part.shape[1:]))
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Observation:
-        return Observation(self.head.map(function), function(self.motion))
+        expression = None if self.expression is None else function(self.expression)
+        return Observation(self.head.map(function), function(self.motion), expression)
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,10 @@ def lead_in(
         end = _retarget(networks, reference, first, first if target is None else target, gains)
     weights = heads.lead_in_weights(steps, reference.motion)[:, None, None]  # (L, 1, 1)
     motion = reference.motion + weights * (end.motion - reference.motion)  # (L, T, D)
-    return _signals(networks, Observation(heads.interpolate(reference.head, end.head, steps), motion), guide)
+    expression = _between(reference.expression, end.expression, weights[:, 0])
+    return _signals(
+        networks, Observation(heads.interpolate(reference.head, end.head, steps), motion, expression), guide
+    )
 
 
 def _signals(networks: Networks, target: Observation, guide: Guide | None) -> MotionSignals:
@@ -157,7 +165,7 @@ def encode_reference(networks: Networks, picture: Pixels | PreparedPicture) -> t
 def _retarget(
     networks: Networks, reference: Observation, first: Observation, frames: Observation, gains: MotionGains | None
 ) -> Observation:
-    """The driving frames on the reference: retargeted heads, and motion tokens at the expression gain.
+    """The driving frames on the reference: retargeted heads, and motion tokens and expression at the expression gain.
 
     At an expression gain of 1 the tokens are the driver's to the last bit.
     """
@@ -168,7 +176,14 @@ def _retarget(
         reference.head, first.head, frames.head, gains.translation, gains.scale, gains.rotation, relative
     )
     motion = torch.lerp(reference.motion.expand_as(frames.motion), frames.motion, gains.expression)
-    return Observation(head, motion)
+    return Observation(head, motion, _between(reference.expression, frames.expression, gains.expression))
+
+
+def _between(start: Tensor | None, end: Tensor | None, weight: Tensor | float) -> Tensor | None:
+    """Expressions from `start` (1, E) on the way to `end` (F, E); None where a model has none."""
+    if start is None or end is None:
+        return None
+    return (start + weight * (end - start)).clamp(0, 1)
 
 
 def _for_network(images: Tensor, network: nn.Module) -> Tensor:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from personalive.contracts import HeadMotion
 from personalive.motion.signals import Observation
+from personalive.streaming.state import map_tensors
 
 STRONGEST = 0.9
 """Part of the past that stays from frame to frame at strength 1: a step is followed by half within 7 frames."""
 
 
 class Smoother:
-    """An exponential average of head pose and motion tokens, frame after frame. Remembers one frame."""
+    """An exponential average of head pose, motion tokens and expression, frame after frame. Remembers one frame."""
 
     def __init__(self) -> None:
         self._last: Observation | None = None
@@ -26,29 +28,12 @@ class Smoother:
                 frame = seen[index : index + 1]
                 frames.append(frame if self._last is None else _between(frame, self._last, kept))
                 self._last = frames[-1]
-            seen = _joined(frames)
+            seen = map_tensors(lambda *parts: torch.cat(parts), *frames)
         self._last = seen[-1:]
         return seen
 
 
 def _between(new: Observation, old: Observation, kept: float) -> Observation:
     """A `kept` part of the way back from the new frame to the old; canonical keypoints stay, nothing draws them."""
-    a, b = new.head, old.head
-    head = HeadMotion(
-        a.keypoints,
-        torch.lerp(a.angles, b.angles, kept),
-        torch.lerp(a.translation, b.translation, kept),
-        torch.lerp(a.scale, b.scale, kept),
-    )
-    return Observation(head, torch.lerp(new.motion, old.motion, kept))
-
-
-def _joined(frames: list[Observation]) -> Observation:
-    heads = [frame.head for frame in frames]
-    head = HeadMotion(
-        torch.cat([head.keypoints for head in heads]),
-        torch.cat([head.angles for head in heads]),
-        torch.cat([head.translation for head in heads]),
-        torch.cat([head.scale for head in heads]),
-    )
-    return Observation(head, torch.cat([frame.motion for frame in frames]))
+    drawn = map_tensors(lambda a, b: torch.lerp(a, b, kept), new, old)
+    return replace(drawn, head=replace(drawn.head, keypoints=new.head.keypoints))

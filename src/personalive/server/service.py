@@ -172,7 +172,7 @@ def warm_up(model: Model, stopped: Callable[[], bool]) -> Throughput:
     throughput = Throughput(config.stream.chunk_frames)
     noise = np.random.default_rng(0)
     portrait, driving = (
-        noise.integers(0, 256, (side, side, 3), dtype=np.uint8) for side in (config.output_size, config.image_size)
+        noise.integers(0, 256, (side, side, 3), dtype=np.uint8) for side in (config.output_size, config.driver_size)
     )
     stream = model.start(portrait)
     seconds = []

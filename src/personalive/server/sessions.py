@@ -133,7 +133,7 @@ class Sessions:
         identity = identity or secrets.token_urlsafe(12)
         session = Session(identity, portrait, controls, self._config.stream.chunk_frames, self._clock)
         screen = Screen(self._clock, lambda frame, now: self._note_shown(session, frame, now))
-        intake = Intake(session, self._config.image_size, self._threads.submit, self.worker.wake, self._metrics)
+        intake = Intake(session, self._config.driver_size, self._threads.submit, self.worker.wake, self._metrics)
         live = Live(session, intake, screen, self._clock())
         loop = asyncio.get_running_loop()
         mark = badged if self._settings.badge else _as_it_is

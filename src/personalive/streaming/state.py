@@ -132,8 +132,10 @@ def _scramble(value: int) -> int:
 
 
 def map_tensors(function: Callable[..., Tensor], *trees: T) -> T:
-    """Apply a function to the corresponding tensors of dataclasses and tuples of equal structure."""
+    """Apply a function to the corresponding tensors of dataclasses and tuples of equal structure; None stays None."""
     first: Any = trees[0]
+    if first is None:
+        return cast(T, None)
     if isinstance(first, Tensor):
         return cast(T, function(*trees))
     if isinstance(first, tuple):

@@ -23,7 +23,7 @@ from personalive.training.clips import Corpus
 from personalive.training.landmark_crops import crop_faces, draw_points, look_different
 from personalive.training.recipe import LandmarkRecipe
 from personalive.training.sheet import strip
-from personalive.warp.landmarks import FACE_SHARE
+from personalive.warp.landmarks import CLOSE_UP_SHARE, CLOSE_UPS, FACE_LANDMARKS, FACE_SHARE
 
 REGIONS = {"jaw": slice(0, 17), "brows": slice(17, 27), "eyes": slice(36, 48), "mouth": slice(48, 68)}
 """Of the usual 68, with which the landmarks begin."""
@@ -82,11 +82,13 @@ class LandmarkStage:
         recipe, count = self.recipe, self.optimisation.batch
         person = torch.tensor([rng.randrange(self.train.people) for _ in range(count)])
         frame = torch.tensor([rng.randrange(self.train.frames) for _ in range(count)])
-        span = torch.exp(torch.empty(count).uniform_(*(math.log(share) for share in recipe.span)))
         turn, shift = recipe.turn * torch.randn(count), recipe.shift * torch.randn(count, 2)
+        near = torch.rand(count) < recipe.near
+        span = torch.where(near, _between(recipe.near_span, count), _between(recipe.span, count))
         with torch.autocast(self.device.type, enabled=False):
             pictures = self.train.images[person, frame].to(self.device).float() / 255
             points = self.points[person, frame].to(self.device)
+            shift = torch.where(near[:, None], shift + _off_centre(points.cpu(), span, rng), shift)
             side, beyond = self.config.warp.landmarks.image_size, rng.choice(("reflection", "border"))
             crops, points = crop_faces(pictures, points, side, span, turn, shift, beyond)
             crops = look_different(crops, rng)
@@ -110,10 +112,11 @@ class LandmarkStage:
 
     def validate(self) -> dict[str, float]:
         """On people held out, crops as in use: the median distance from the truth over that of the outer corners of
-        the eyes, of all landmarks and by region; and the truth's median distance in spreads that were told.
+        the eyes, of all landmarks and by region, and of the eyes and the mouth seen from near; and the truth's median
+        distance in spreads that were told.
         """
         self.network.eval()
-        errors, spreads = [], []
+        errors, spreads, nearer = [], [], []
         step = -(-self.held_out.frames // HELD_OUT_FRAMES)
         for person in range(self.held_out.people):
             crops, points = self._crops_in_use(person, slice(0, None, step))
@@ -122,24 +125,37 @@ class LandmarkStage:
             distance = (found - points).norm(dim=-1)
             errors.append((distance / apart[:, None]).cpu())
             spreads.append((distance / spread).cpu())
+            nearer.append(torch.stack([self._error_near(person, slice(0, None, step), part) for part in CLOSE_UPS]))
         self.network.train()
         error = torch.cat(errors)  # (N, K)
         figures = {"all": float(error.median())}
         figures |= {name: float(error[:, part].median()) for name, part in REGIONS.items()}
+        near = torch.stack(nearer)  # (P, 3)
+        figures |= {"eyes_near": float(near[:, :2].median()), "mouth_near": float(near[:, 2].median())}
         return figures | {"in_spreads": float(torch.cat(spreads).median())}
 
-    def _crops_in_use(self, person: int, frames: slice) -> tuple[Tensor, Tensor]:
+    def _error_near(self, person: int, frames: slice, part: slice) -> Tensor:
+        """Median distance of a part's landmarks in crops of it alone, over that of the outer corners of the eyes."""
+        crops, points = self._crops_in_use(person, frames, part)
+        found, _ = self._find(crops)
+        apart = (points[:, OUTER_CORNERS[0]] - points[:, OUTER_CORNERS[1]]).norm(dim=-1).clamp(min=0.02)
+        error: Tensor = (found - points).norm(dim=-1)[:, part] / apart[:, None]
+        return error.median().cpu()
+
+    def _crops_in_use(self, person: int, frames: slice, part: slice | None = None) -> tuple[Tensor, Tensor]:
         """Upright crops (N, 3, S, S) of a person held out, as `find_landmarks` cuts them, and their true points."""
         pictures = self.held_out.images[person, frames].to(self.device).float() / 255
         points, count = self.held_out_points[person, frames].to(self.device), len(pictures)
+        span = torch.full((count,), FACE_SHARE if part is None else CLOSE_UP_SHARE)
+        shift = torch.zeros(count, 2) if part is None else part_shift(points.cpu(), span, part)
         with torch.autocast(self.device.type, enabled=False):
             return crop_faces(
                 pictures,
                 points,
                 self.config.warp.landmarks.image_size,
-                torch.full((count,), FACE_SHARE),
+                span,
                 torch.zeros(count),
-                torch.zeros(count, 2),
+                shift,
             )
 
     def samples(self) -> np.ndarray[Any, Any]:
@@ -151,3 +167,23 @@ class LandmarkStage:
             rows.append(draw_points(draw_points(crops, points, (0.0, 0.8, 0.2)), self._find(crops)[0]).cpu())
         self.network.train()
         return strip(rows)
+
+
+def _between(shares: tuple[float, float], count: int) -> Tensor:
+    """Shares (N,) between the two, as many in each octave."""
+    return torch.exp(torch.empty(count).uniform_(*(math.log(share) for share in shares)))
+
+
+def _off_centre(points: Tensor, span: Tensor, rng: random.Random) -> Tensor:
+    """How far the crops (N,) have to be shifted for an eye or the mouth to be in the middle: (N, 2)."""
+    each = torch.stack([part_shift(points, span, part) for part in CLOSE_UPS])  # (3, N, 2)
+    chosen = torch.tensor([rng.randrange(len(CLOSE_UPS)) for _ in points])
+    return each[chosen, torch.arange(len(points))]
+
+
+def part_shift(points: Tensor, span: Tensor, part: slice) -> Tensor:
+    """`landmark_crops.crop_faces`'s shift (N, 2) onto a part of the landmarks (N, K, 2), where the face spans (N,)."""
+    face = points[:, :FACE_LANDMARKS]
+    low, high = face.amin(1), face.amax(1)
+    half = (high - low).amax(1) / 2 / span
+    return (points[:, part].mean(1) - (low + high) / 2) / half[:, None]

@@ -33,6 +33,7 @@ from personalive.streaming.state import map_tensors
 from personalive.training.autoencoder_stage import load_autoencoder
 from personalive.training.checkpoint import load_modules
 from personalive.training.clips import Corpus
+from personalive.training.followed_people import expression_of, follow_people
 from personalive.training.losses import channel_weights
 from personalive.training.prepared_warps import PreparedWarps, load_warps, prepare_warps, save_warps
 
@@ -90,7 +91,8 @@ def load_motion_networks(config: ModelConfig, folder: Path | None) -> tuple[Moti
 class Prepared:
     """Of P people with F frames: latents (P, F, C, h, w) float16, tokens (P, F, T, D), head (P, F, ...).
 
-    warps: of a model with a reference warp, the portraits that were warped.
+    warps: of a model with a reference warp, the portraits that were warped; followed (P, F, ...): what every person
+    does as a driver.
     """
 
     corpus: Corpus
@@ -98,6 +100,7 @@ class Prepared:
     tokens: Tensor
     head: HeadMotion
     warps: PreparedWarps | None = None
+    followed: Observation | None = None
 
     def seen(self, person: Tensor, frame: Tensor, device: torch.device) -> Observation:
         """What the motion networks saw in these frames, (N, ...) for indices of N elements in any shape."""
@@ -139,15 +142,24 @@ def _compute(
     parts = _observe(config, frozen, corpus)
     if warp is None:
         return parts
-    head = HeadMotion(*(parts[name] for name in HEAD))
-    warps = prepare_warps(config, warp, corpus, parts["tokens"], head, crossed)
-    return parts | {f"warps.{name}": tensor for name, tensor in save_warps(warps).items()}
+    seen = Observation(HeadMotion(*(parts[name] for name in HEAD)), parts["tokens"])
+    followed = follow_people(config, warp, corpus, seen)
+    warps = save_warps(prepare_warps(config, warp, corpus, seen, followed, crossed))
+    parts |= {f"followed.{name}": getattr(followed.head, name).contiguous() for name in HEAD}
+    parts |= {"followed.expression": expression_of(followed)}
+    return parts | {f"warps.{name}": tensor for name, tensor in warps.items()}
 
 
 def _prepared(corpus: Corpus, parts: dict[str, Tensor]) -> Prepared:
     own = {key.removeprefix("warps."): tensor for key, tensor in parts.items() if key.startswith("warps.")}
     head = HeadMotion(*(parts[name] for name in HEAD))
-    return Prepared(corpus, parts["latents"], parts["tokens"], head, load_warps(own) if own else None)
+    plain = Prepared(corpus, parts["latents"], parts["tokens"], head)
+    if not own:
+        return plain
+    followed = HeadMotion(*(parts[f"followed.{name}"] for name in HEAD))
+    return replace(
+        plain, warps=load_warps(own), followed=Observation(followed, parts["tokens"], parts["followed.expression"])
+    )
 
 
 def _fingerprint(frozen: Frozen, corpus: Corpus, warp: ReferenceWarp | None) -> str:

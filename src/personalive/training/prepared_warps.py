@@ -17,12 +17,14 @@ from personalive.config import ModelConfig
 from personalive.contracts import HeadMotion
 from personalive.models.reference_warp import ReferenceWarp
 from personalive.motion.keypoints import retarget
+from personalive.motion.signals import Observation
 from personalive.streaming.state import map_tensors
 from personalive.training.checkpoint import load_modules
 from personalive.training.clips import Corpus
 from personalive.training.expression_choice import load_expression
-from personalive.warp.compose import portrait_layers, warped_picture
-from personalive.warp.drive import drive_surface
+from personalive.training.followed_people import expression_of
+from personalive.warp.compose import portrait_layers
+from personalive.warp.drive import move_surface
 from personalive.warp.portrait import build_surface, fit_portrait
 
 REFERENCES = (0, 1)
@@ -53,13 +55,13 @@ class PreparedWarps:
 
 @torch.no_grad()
 def prepare_warps(
-    config: ModelConfig, warp: ReferenceWarp, corpus: Corpus, tokens: Tensor, head: HeadMotion, crossed: bool
+    config: ModelConfig, warp: ReferenceWarp, corpus: Corpus, seen: Observation, followed: Observation, crossed: bool
 ) -> PreparedWarps:
-    """Warps every person's portraits; tokens (P, F, T, D) and head (P, F, ...): what was seen of the frames.
+    """Warps every person's portraits; of all frames, (P, F, ...), what was seen and what is followed as a driver.
 
     crossed: some frames are driven by another person.
     """
-    people = [_warp_person(config, warp, corpus, tokens, head, person, crossed) for person in range(corpus.people)]
+    people = [_warp_person(config, warp, corpus, seen, followed, person, crossed) for person in range(corpus.people)]
     return map_tensors(lambda *parts: torch.stack(parts), *people)
 
 
@@ -67,8 +69,8 @@ def _warp_person(
     config: ModelConfig,
     warp: ReferenceWarp,
     corpus: Corpus,
-    tokens: Tensor,
-    head: HeadMotion,
+    seen: Observation,
+    followed: Observation,
     person: int,
     crossed: bool,
 ) -> PreparedWarps:
@@ -80,7 +82,7 @@ def _warp_person(
         frames = torch.tensor(sorted(rng.sample(candidates, min(TARGETS, len(candidates)))))
         other = [partner is not None and rng.random() < OTHER_SHARE for _ in frames]
         driver = torch.tensor([partner if taken and partner is not None else person for taken in other])
-        portraits.append(_warp_portrait(config, warp, corpus, tokens, head, person, reference, frames, driver))
+        portraits.append(_warp_portrait(config, warp, corpus, seen, followed, person, reference, frames, driver))
     return map_tensors(lambda *parts: torch.stack(parts), *portraits)
 
 
@@ -88,24 +90,21 @@ def _warp_portrait(
     config: ModelConfig,
     warp: ReferenceWarp,
     corpus: Corpus,
-    tokens: Tensor,
-    head: HeadMotion,
+    seen: Observation,
+    followed: Observation,
     person: int,
     reference: int,
     frames: Tensor,
     driver: Tensor,
 ) -> PreparedWarps:
     picture = corpus.images[person, reference][None].float() / 255
-    own = head.map(lambda part: part[person, reference][None])
-    surface = build_surface(warp, picture, fit_portrait(warp, picture, own, tokens[person, reference][None]), own)
+    own = seen.head.map(lambda part: part[person, reference][None])
+    surface = build_surface(warp, picture, fit_portrait(warp, picture, own, seen.motion[person, reference][None]), own)
     layers = portrait_layers(picture, surface)
-    first = head.map(lambda part: part[driver, reference])
-    driving = head.map(lambda part: part[driver, frames])
-    stream = config.stream
-    target = retarget(own, first, driving, stream.translation_gain, stream.scale_gain, relative=True)
-    moved = drive_surface(warp, surface, target, tokens[driver, frames])
+    target = retarget_followed(config, followed, own, driver, reference, frames)
+    moved = move_surface(surface, target, expression_of(followed)[driver, frames])
     return PreparedWarps(
-        warped=_levels(warped_picture(layers.small_picture, moved)),
+        warped=_levels(layers.small_warped(moved)),
         masks=_levels(moved.masks),
         plate=_levels(layers.small_plate[0]),
         own_figure=_levels(surface.figure[None]),
@@ -113,6 +112,15 @@ def _warp_portrait(
         driver=driver,
         head=target.map(lambda part: part.expand(len(frames), *part.shape[1:]).clone()),
     )
+
+
+def retarget_followed(
+    config: ModelConfig, followed: Observation, own: HeadMotion, driver: Tensor, reference: int, frames: Tensor
+) -> HeadMotion:
+    """A portrait's own head motion (1, ...), moved as drivers (T,) move in frames (T,) since the reference frame."""
+    first = followed.head.map(lambda part: part[driver, reference])
+    driving = followed.head.map(lambda part: part[driver, frames])
+    return retarget(own, first, driving, config.stream.translation_gain, config.stream.scale_gain, relative=True)
 
 
 def partner_of(corpus: Corpus, person: int) -> int | None:

@@ -95,7 +95,8 @@ class LandmarkRecipe:
     """The reference warp's landmark network, on random crops of rendered faces that other cameras might have taken.
 
     A crop is turned by `turn` (radians, deviation) and shifted by `shift` (of half its side, deviation), and the face
-    spans between the two shares `span` of it. Distances count over the face's span.
+    spans between the two shares `span` of it. `near` of the crops show an eye or the mouth, in a face that would span
+    between the two shares `near_span`. Distances count over the face's span.
     """
 
     optimisation: Optimisation = field(
@@ -113,6 +114,8 @@ class LandmarkRecipe:
         )
     )
     span: tuple[float, float] = (0.33, 0.85)
+    near: float = 0.35
+    near_span: tuple[float, float] = (1.4, 2.6)
     turn: float = 0.3
     shift: float = 0.12
     distance_weight: float = 30.0

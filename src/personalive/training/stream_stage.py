@@ -39,7 +39,7 @@ from personalive.training.prepared import (
 from personalive.training.prepared_warps import load_reference_warp
 from personalive.training.recipe import StreamRecipe
 from personalive.training.sheet import strip
-from personalive.warp.compose import PortraitGuide, portrait_layers
+from personalive.warp.compose import PortraitGuide, portrait_layers, with_expression
 from personalive.warp.portrait import build_surface, fit_portrait
 
 
@@ -75,8 +75,9 @@ class StreamStage:
             reference_warp=None if warp is None else warp.to(self.device),
             **{name: getattr(self.model, name) for name in MODULES},
         )
-        self.train = prepare(config, frozen, train, folder and folder / "prepared.train.safetensors")
-        self.held_out = prepare(config, frozen, held_out, folder and folder / "prepared.test.safetensors")
+        caches = (folder and folder / f"prepared.{split}.safetensors" for split in ("train", "test"))
+        self.train = prepare(config, frozen, train, next(caches), warp)
+        self.held_out = prepare(config, frozen, held_out, next(caches), warp, crossed=False)
         frozen.rest(learns_motion=False)
         reader = motion_reader(config, recipe.judgement, frozen, folder)
         channels = latent_importance(frozen, self.train)
@@ -168,8 +169,8 @@ class _Clips:
         first = int(data.corpus.clip_start[self.person].max())
         there = list(range(first, data.corpus.frames))
         self.order = there + there[-2:0:-1]
-        self.references = [self._observe(person, torch.tensor([0])) for person in people]
-        self.guides = [self._guide(person, seen) for person, seen in zip(people, self.references, strict=True)]
+        portraits = [self._portrait(person) for person in people]
+        self.references, self.guides = [seen for seen, _ in portraits], [guide for _, guide in portraits]
         lead = stream.lead_in_frames
         with torch.no_grad():
             pictures = data.corpus.images[self.person, 0].to(self.device).float() / 255
@@ -184,9 +185,10 @@ class _Clips:
             self.forget()
         self.shown: Tensor | None = None
 
-    def _observe(self, person: int, frames: Tensor) -> Observation:
-        head = map_tensors(lambda tensor: tensor[person, frames].to(self.device), self.data.head)
-        return Observation(head, self.data.tokens[person, frames].to(self.device))
+    def _drive(self, person: int, frames: Tensor) -> Observation:
+        """What a person does as a driver."""
+        driver = self.data.followed or Observation(self.data.head, self.data.tokens)
+        return map_tensors(lambda tensor: tensor[person, frames].to(self.device), driver)
 
     def _frames(self, start: int, count: int) -> Tensor:
         return torch.tensor([self.order[i % len(self.order)] for i in range(start, start + count)], dtype=torch.int64)
@@ -196,28 +198,36 @@ class _Clips:
         return self.data.latents[self.person[:, None], frames[None]].to(self.device).float()
 
     def _signals(self, frames: Tensor) -> MotionSignals:
-        """(B, F, ...). Clips begin at the reference's own place: driving is absolute, as in image-level training."""
+        """(B, F, ...). Movement counts from the reference frame."""
         parts = [
-            drive(self.networks, reference, reference, self._observe(int(person), frames), guide=guide)
-            for person, reference, guide in zip(self.person, self.references, self.guides, strict=True)
+            drive(self.networks, reference, self._first(person), self._drive(person, frames), guide=guide)
+            for person, reference, guide in zip(self.person.tolist(), self.references, self.guides, strict=True)
         ]
         return map_tensors(lambda *tensors: torch.cat(tensors), *parts)
 
     def _lead_in(self) -> MotionSignals:
+        target = self._frames(0, 1)
         parts = [
-            lead_in(self.networks, reference, self._observe(int(person), self._frames(0, 1)), guide=guide)
-            for person, reference, guide in zip(self.person, self.references, self.guides, strict=True)
+            lead_in(self.networks, seen, self._first(person), target=self._drive(person, target), guide=guide)
+            for person, seen, guide in zip(self.person.tolist(), self.references, self.guides, strict=True)
         ]
         return map_tensors(lambda *tensors: torch.cat(tensors), *parts)
 
-    def _guide(self, person: int, seen: Observation) -> PortraitGuide | None:
-        """The reference as the warp moves it, where there is one."""
+    def _first(self, person: int) -> Observation:
+        """Where movement counts from: the reference frame, as the driver's."""
+        return self._drive(person, torch.tensor([0]))
+
+    def _portrait(self, person: int) -> tuple[Observation, PortraitGuide | None]:
+        """What is seen in the reference, and it as the warp moves it, where there is one."""
+        head = self.data.head.map(lambda part: part[person, :1].to(self.device))
+        seen = Observation(head, self.data.tokens[person, :1].to(self.device))
         warp = self.networks.reference_warp
         if warp is None:
-            return None
+            return seen, None
         picture = self.data.corpus.images[person, 0][None].to(self.device).float() / 255
         surface = build_surface(warp, picture, fit_portrait(warp, picture, seen.head, seen.motion), seen.head)
-        return PortraitGuide(warp, portrait_layers(picture, surface), self.networks.config.image_size)
+        layers = portrait_layers(picture, surface)
+        return with_expression(seen, layers), PortraitGuide(warp, layers, self.networks.config.image_size)
 
     def forget(self) -> None:
         """Replace the window's older chunks by the true latents of their frames, noised to their levels."""

@@ -21,12 +21,13 @@ from personalive.config import ModelConfig
 from personalive.contracts import HeadMotion
 from personalive.errors import ConfigError, InputError
 from personalive.models.reference_warp import ReferenceWarp
-from personalive.motion.keypoints import retarget
+from personalive.motion.signals import Observation
 from personalive.rendering.layers import Part
 from personalive.training import augment
 from personalive.training.clips import Corpus, Flows
+from personalive.training.followed_people import expression_of, follow_people
 from personalive.training.prepared import load_frozen, prepare
-from personalive.training.prepared_warps import load_reference_warp, partner_of
+from personalive.training.prepared_warps import load_reference_warp, partner_of, retarget_followed
 from personalive.training.recipe import SurfaceRecipe
 from personalive.training.sheet import strip
 from personalive.warp.drive import forward_motion
@@ -214,6 +215,7 @@ def _portraits(
     """Every person's reference frames with fitted heads, and their targets' signals as the networks see them."""
     flows = _flows_of(corpus)
     seen = prepare(config, load_frozen(config, folder), corpus, None)
+    followed = follow_people(config, warp, corpus, Observation(seen.head, seen.tokens))
     found = []
     for person in range(corpus.people):
         rng = random.Random(f"drivers of {corpus.names[person] if corpus.names else person}")
@@ -222,14 +224,12 @@ def _portraits(
             frames = flows.targets[person, row].long()
             other = [partner is not None and rng.random() < OTHER_SHARE for _ in frames]
             driver = torch.tensor([partner if taken and partner is not None else person for taken in other])
-            own = _picked(seen.head, person, reference).map(lambda part: part[None])
+            own = _of_frame(seen.head, person, reference)
             picture = corpus.images[person, reference][None].float() / 255
             head = fit_portrait(warp, picture, own, seen.tokens[person, reference][None])
             drawing = draw_head(warp.mesh, head, config.warp.grid)
-            first, driving = _picked(seen.head, driver, reference), _picked(seen.head, driver, frames)
-            gains = config.stream
-            target = retarget(own, first, driving, gains.translation_gain, gains.scale_gain, relative=True)
-            coefficients = warp.expression(seen.tokens[driver, frames]).float().clamp(0, 1)
+            target = retarget_followed(config, followed, own, driver, reference, frames)
+            coefficients = expression_of(followed)[driver, frames]
             shapes = F.avg_pool2d(drawing.motion, 2)
             moved = torch.einsum("te,echw->tchw", coefficients, shapes).half()
             kept = torch.einsum("e,echw->chw", head.expression, shapes)[None].half()
@@ -239,6 +239,6 @@ def _portraits(
     return found
 
 
-def _picked(head: HeadMotion, person: int | Tensor, frame: int | Tensor) -> HeadMotion:
-    """Head motion of some frames (...) out of (P, F, ...)."""
-    return head.map(lambda part: part[person, frame])
+def _of_frame(head: HeadMotion, person: int, frame: int) -> HeadMotion:
+    """The head motion (1, ...) of one frame out of (P, F, ...)."""
+    return head.map(lambda part: part[person, frame][None])

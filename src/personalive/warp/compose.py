@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from personalive.contracts import Networks
 from personalive.media.frames import Pixels, resample, resize_picture, to_unit
 from personalive.models.reference_warp import ReferenceWarp
 from personalive.motion.signals import Observation
-from personalive.warp.drive import Warp, drive_surface
+from personalive.warp.drive import Warp, move_surface
 from personalive.warp.flow import fill, sample
 from personalive.warp.portrait import PortraitSurface, build_surface, fit_portrait
 
@@ -33,15 +33,26 @@ soft picture in the right place has a smaller error than a sharp one beside it, 
 class PortraitLayers:
     """A portrait ready to be composed, on the device of the networks.
 
-    picture, plate (1, 3, H, H) in [0, 1] at the output's size: the portrait, and its background without the person;
-    small_picture, small_plate (1, 3, s, s): the same at the grid's side; surface: what moves.
+    Pictures in [0, 1] at the output's size (1, 3, H, H), and the same at the grid's side (1, 3, s, s): `picture` and
+    `small_picture` the portrait, `skin` and `small_skin` without its eyes, `plate` and `small_plate` its background
+    without the person. surface: what moves.
     """
 
     picture: Tensor
+    skin: Tensor
     plate: Tensor
     small_picture: Tensor
+    small_skin: Tensor
     small_plate: Tensor
     surface: PortraitSurface
+
+    def warped(self, warp: Warp) -> Tensor:
+        """The portrait carried to F frames, at the output's size: (F, 3, H, H)."""
+        return _carried(self.picture, self.skin, warp)
+
+    def small_warped(self, warp: Warp) -> Tensor:
+        """The portrait carried to F frames, at the grid's side: (F, 3, s, s)."""
+        return _carried(self.small_picture, self.small_skin, warp)
 
 
 def read_portrait(networks: Networks, portrait: Pixels, seen: Observation) -> PortraitLayers | None:
@@ -65,16 +76,31 @@ def portrait_layers(picture: Tensor, surface: PortraitSurface) -> PortraitLayers
     background = (around < SURE_BACKGROUND).float()
     small = resample(picture, side)
     plate_small = fill(small * background, background)
-    share = F.interpolate(background, size=picture.shape[-2:], mode="bilinear", align_corners=False)
-    plate = share * picture + (1 - share) * resample(plate_small, picture.shape[-1])
-    return PortraitLayers(picture, plate, small, plate_small, surface)
+    eyes = surface.eye.detach()[None, None]
+    without = 1 - F.max_pool2d(eyes, 3, 1, 1)
+    skin_small = fill(small * without, without)
+    skin = _exchanged(picture, skin_small, eyes)
+    plate = _exchanged(picture, plate_small, 1 - background)
+    return PortraitLayers(picture, skin, plate, small, torch.lerp(small, skin_small, eyes), plate_small, surface)
 
 
-def warped_picture(picture: Tensor, warp: Warp) -> Tensor:
-    """A portrait (1, 3, H, H) carried to F frames: (F, 3, H, H)."""
-    flow = resample(warp.flow.movedim(-1, 1), picture.shape[-1]).movedim(1, -1)
-    mode = "bilinear" if picture.shape[-1] <= warp.flow.shape[1] else "bicubic"
-    return sample(picture.expand(len(flow), -1, -1, -1), flow, mode).clamp(0, 1)
+def _exchanged(picture: Tensor, other: Tensor, where: Tensor) -> Tensor:
+    """A picture (1, 3, H, H) with another (1, 3, s, s) where a mask (1, 1, s, s) is 1."""
+    share = F.interpolate(where, size=picture.shape[-2:], mode="bilinear", align_corners=False)
+    return torch.lerp(picture, resample(other, picture.shape[-1]), share)
+
+
+def _carried(picture: Tensor, skin: Tensor, warp: Warp) -> Tensor:
+    """A portrait (1, 3, H, H), and it without its eyes, carried to F frames: (F, 3, H, H)."""
+    side = picture.shape[-1]
+    mode = "bilinear" if side <= warp.flow.shape[1] else "bicubic"
+
+    def carried(picture: Tensor, flow: Tensor, mode: str) -> Tensor:
+        finer = resample(flow.movedim(-1, 1), side).movedim(1, -1)
+        return sample(picture.expand(len(flow), -1, -1, -1), finer, mode)
+
+    eyes = carried(picture, warp.eyeballs, "bilinear")
+    return torch.lerp(carried(skin, warp.flow, mode), eyes, resample(warp.eye, side)).clamp(0, 1)
 
 
 def guide_pictures(warped: Tensor, plate: Tensor, masks: Tensor) -> Tensor:
@@ -96,8 +122,11 @@ class PortraitGuide:
 
     def __call__(self, target: Observation) -> Tensor:
         """Features (F, C, size / 8, size / 8) of the portrait moved to F retargeted frames."""
-        self.moved = moved = drive_surface(self._warp, self._layers.surface, target.head, target.motion)
-        warped = warped_picture(self._layers.small_picture, moved)
+        expression = target.expression
+        if expression is None:  # of a frame that was only observed
+            raise ValueError("the warp needs to know the expression: see `warp.driver.follow_driver`")
+        self.moved = moved = move_surface(self._layers.surface, target.head, expression)
+        warped = self._layers.small_warped(moved)
         shown = guide_pictures(warped, self._layers.small_plate, moved.masks)
         features: Tensor = self._warp.guider(resample(shown, self._size).to(self._warp.dtype))
         return features
@@ -107,6 +136,11 @@ class PortraitGuide:
         if self.moved is None:
             raise ValueError("nothing was warped yet")
         return compose(self._warp, self._layers, self.moved, generated)
+
+
+def with_expression(seen: Observation, layers: PortraitLayers | None) -> Observation:
+    """What is seen in a portrait (1, ...), with the expression of its fitted head, if it has layers."""
+    return seen if layers is None else replace(seen, expression=layers.surface.head.expression[None])
 
 
 def guide_of(networks: Networks, layers: PortraitLayers | None) -> PortraitGuide | None:
@@ -122,14 +156,14 @@ def compose(warp: ReferenceWarp, layers: PortraitLayers, moved: Warp, generated:
     """
     small = ComposeInputs(
         generated=resample(generated.float(), moved.flow.shape[1]),
-        warped=warped_picture(layers.small_picture, moved),
+        warped=layers.small_warped(moved),
         plate=layers.small_plate.expand(len(generated), -1, -1, -1),
         masks=moved.masks,
         own_figure=layers.surface.figure.expand_as(moved.figure),
     )
     shares, paint = blend(warp.compositor, small, warp.dtype)
     side = layers.picture.shape[-1]
-    return mix(resample(shares, side), warped_picture(layers.picture, moved), layers.plate, resample(paint, side))
+    return mix(resample(shares, side), layers.warped(moved), layers.plate, resample(paint, side))
 
 
 @dataclass(frozen=True)

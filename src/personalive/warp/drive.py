@@ -10,17 +10,17 @@ from torch.nn import functional as F
 
 from personalive.contracts import HeadMotion
 from personalive.models.face_mesh import project
-from personalive.models.reference_warp import ReferenceWarp
 from personalive.motion.keypoints import rotation
-from personalive.warp.flow import density, invert, invert_smooth, sample
+from personalive.streaming.state import map_tensors
+from personalive.warp.flow import density, identity_grid, invert, invert_smooth, sample
 from personalive.warp.portrait import BEHIND_LIDS, PortraitSurface
 
 SHOULDER_SHARE = 0.3
 """How much of the head's shift the shoulders follow."""
+CLOSED_CELLS, OPEN_CELLS = 0.5, 1.5
+"""Lids so near to one another, in cells, count as closed; from the second on (or what the portrait's are) as open."""
 PINHOLE, FIGURE_HOLE = 5, 13
 """Gaps of fewer cells count as stretched portrait, and wider ones as part of the person, which is generated there."""
-BLINK_GAIN = 1.3
-"""Real lids are read as less closed than they are: so many times what is read closes them (docs/built-in-model.md)."""
 FIGURE_FROM = 0.3
 """A cell of the portrait counts as part of the person from this figure value on."""
 
@@ -29,12 +29,14 @@ FIGURE_FROM = 0.3
 class Warp:
     """Where F driven frames lie in their portrait, on a grid of s x s cells.
 
-    flow (F, s, s, 2): positions in the portrait; figure (F, 1, s, s): the person, as far as the portrait shows it;
+    flow, eyeballs (F, s, s, 2): positions in the portrait, of everything but the eyeballs, and theirs;
+    figure (F, 1, s, s): the person, as far as the portrait shows it;
     seen (F, 1, s, s): 1 where the portrait shows what is there, 0 in gaps and where a line of it is stretched wide;
     eye (F, 1, s, s): the eyes' openings; gap (F, 1, s, s): between parted lips, where the portrait's were closed.
     """
 
     flow: Tensor
+    eyeballs: Tensor
     figure: Tensor
     seen: Tensor
     eye: Tensor
@@ -47,36 +49,29 @@ class Warp:
 
     def __getitem__(self, frames: slice) -> Warp:
         """The warp of some of the frames."""
-        return Warp(self.flow[frames], self.figure[frames], self.seen[frames], self.eye[frames], self.gap[frames])
+        return map_tensors(lambda part: part[frames], self)
 
 
-def drive_surface(warp: ReferenceWarp, surface: PortraitSurface, target: HeadMotion, motion: Tensor) -> Warp:
-    """The portrait's surface under retargeted heads (F, ...) and motion tokens (F, T, D)."""
-    coefficients = warp.expression(motion).float()  # (F, E)
-    gains = torch.ones_like(coefficients[0]).index_fill(0, warp.mesh.blinks.long(), BLINK_GAIN)
-    return move_surface(surface, target, (coefficients * gains).clamp(0, 1))
-
-
-def move_surface(surface: PortraitSurface, target: HeadMotion, coefficients: Tensor) -> Warp:
-    """`drive_surface` with known expression coefficients (F, E)."""
-    moved, depth = forward_motion(surface, target, coefficients)
+def move_surface(surface: PortraitSurface, target: HeadMotion, expression: Tensor) -> Warp:
+    """The portrait's surface under retargeted heads (F, ...) and expression coefficients (F, E) in [0, 1]."""
+    moved, depth = forward_motion(surface, target, expression)
     flow, reached = invert(moved, depth + BEHIND_LIDS * surface.eye, surface.figure > FIGURE_FROM)
-    eyeballs = invert_smooth(_eyeballs(surface, target, coefficients))
+    eyeballs = invert_smooth(_eyeballs(surface, target, expression))
 
     def read(map_: Tensor, flow: Tensor) -> Tensor:
         return sample(map_[None, None].expand(len(flow), -1, -1, -1), flow)
 
     closed = _closed(reached, PINHOLE)
-    opening = (read(surface.eye, flow) - 0.35).div(0.3).clamp(0, 1) * closed
+    opening = (read(surface.eye, flow) - 0.35).div(0.3).clamp(0, 1) * closed * _open_lids(surface, target, expression)
     gap = (read(surface.lips, flow) * 2).clamp(max=1) * (1 - reached)
     # A crease above the lashes would be stretched over the closing eye: lids are generated sooner than other skin.
     area, lids = density(flow), read(surface.lids, flow)
     solid = closed * torch.lerp(area * 6 - 0.5, area * 4 - 1, lids).clamp(0, 1) * (1 - gap)
     figure = read(surface.figure, flow)
     whole = _closed(F.max_pool2d(closed, 3, 1, 1), FIGURE_HOLE)
-    share = opening.movedim(1, -1)
     return Warp(
-        flow=flow * (1 - share) + eyeballs * share,
+        flow=flow,
+        eyeballs=eyeballs,
         figure=torch.maximum(figure, _closed(figure, FIGURE_HOLE)) * F.avg_pool2d(whole, 3, 1, 1),
         seen=solid * (1 - opening * (1 - read(surface.eye, eyeballs))),
         eye=opening,
@@ -104,8 +99,52 @@ def _eyeballs(surface: PortraitSurface, target: HeadMotion, coefficients: Tensor
     return _posed(surface, points, target)[0]
 
 
+def _open_lids(surface: PortraitSurface, target: HeadMotion, expression: Tensor) -> Tensor:
+    """Whether each cell's nearest eye is open, (F, 1, s, s) in [0, 1]: 0 where the lids touch.
+
+    A flow on cells cannot say that they touch: the cells between would still show a line of all of the eye.
+    """
+    side = surface.weight.shape[-1]
+    placed = _lids(surface, expression, target)
+    own = _lids(surface, surface.head.expression[None], surface.own)
+    gap, rest = (_gap(lids) * side / 2 for lids in (placed, own))  # cells, (F, 2) and (1, 2)
+    full = (0.9 * rest).clamp(max=OPEN_CELLS)
+    share = ((gap - CLOSED_CELLS) / (full - CLOSED_CELLS).clamp(min=0.1)).clamp(0, 1)
+    cells = identity_grid(side, placed).flatten(0, 1)
+    left, right = (torch.cdist(cells, placed[:, eye].flatten(1, 2).mean(1, keepdim=True)) for eye in (0, 1))
+    return torch.where(left < right, share[:, :1, None], share[:, 1:, None]).view(-1, 1, side, side)
+
+
+def _lids(surface: PortraitSurface, expression: Tensor, target: HeadMotion) -> Tensor:
+    """Where the edges of the lids are: (F, 2, 2, 4, 2), see `LidEdges`."""
+    edges = surface.edges
+    points = edges.rest + torch.einsum("fe,enlpc->fnlpc", expression, edges.motion)
+    placed = _project(surface, points.flatten(1, 3), edges.weight.flatten(), target)[..., :2]
+    return placed.view(-1, *edges.rest.shape[:3], 2)
+
+
+def _gap(lids: Tensor) -> Tensor:
+    """How far apart the lids are between the corners, below 0 where they cross: (F, 2)."""
+    across = lids[:, :, 0, 3] - lids[:, :, 0, 0]  # (F, 2, 2): corners belong to both lids
+    down = torch.stack([-across[..., 1], across[..., 0]], dim=-1)
+    down = down / down.norm(dim=-1, keepdim=True).clamp(min=1e-4) * torch.where(down[..., 1:] < 0, -1.0, 1.0)
+    between = (lids[:, :, 1, 1:3] - lids[:, :, 0, 1:3]).mean(2)
+    gap: Tensor = (between * down).sum(-1)
+    return gap
+
+
 def _posed(surface: PortraitSurface, points: Tensor, target: HeadMotion) -> tuple[Tensor, Tensor]:
-    """Points (F, 3, s, s) in the portrait's pose changed as the head motion changed from the portrait's own."""
+    """Points (F, 3, s, s) moved with the head, and their depth (F, s, s)."""
+    side = surface.weight.shape[-1]
+    posed = _project(surface, points.flatten(2).transpose(1, 2), surface.weight.flatten(), target)
+    return posed[..., :2].view(-1, side, side, 2), posed[..., 2].view(-1, side, side)
+
+
+def _project(surface: PortraitSurface, points: Tensor, weight: Tensor, target: HeadMotion) -> Tensor:
+    """Points (F, N, 3) in the portrait's pose changed as the head motion changed from the portrait's own: (F, N, 3).
+
+    weight (N,): how rigidly each follows the head.
+    """
     head, own = surface.head, surface.own
     # The driven pose, then what the fitted pose has beyond the portrait's own: that one is seen along the line from the
     # camera to the neck, the extractor's along the camera's axis.
@@ -113,10 +152,6 @@ def _posed(surface: PortraitSurface, points: Tensor, target: HeadMotion) -> tupl
     turn = rotation(target.angles.float()) @ beyond
     scale = head.scale * target.scale.float() / own.scale.float()  # (F, 1)
     shift = (target.translation - own.translation)[:, :2].float()
-    side = surface.weight.shape[-1]
-    flat = points.flatten(2).transpose(1, 2)  # (F, s * s, 3)
-    weight = surface.weight.flatten()
-    posed = project(flat, weight, turn, scale, head.translation + shift)
-    posed = posed.view(-1, side, side, 3)
-    lag = (1 - surface.weight)[..., None] * (1 - SHOULDER_SHARE) * shift[:, None, None]
-    return posed[..., :2] - lag, posed[..., 2]
+    posed = project(points, weight, turn, scale, head.translation + shift)
+    lag = (1 - weight)[:, None] * (1 - SHOULDER_SHARE) * shift[:, None]
+    return torch.cat([posed[..., :2] - lag, posed[..., 2:]], dim=-1)

@@ -1,4 +1,4 @@
-"""Finding the landmarks of the head mesh in a portrait: look, move the crop onto the face, look again."""
+"""Finding the landmarks of the head mesh: in a portrait by several looks, in a driver's frames at a glance."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ from personalive.models.landmark_network import LandmarkNetwork
 PASSES = 3
 FACE_SHARE = 0.55
 """The face's 68 usual landmarks span this share of a crop."""
+CLOSE_UPS = (slice(36, 42), slice(42, 48), slice(48, 68))
+"""Landmarks of the eyes and of the mouth, which a portrait's are looked at again from near."""
+CLOSE_UP_SHARE = 2.0
+"""The face's span over a close-up's side."""
+CLOSE_UP_BORDER = 0.8
+"""A landmark farther out than this in a close-up is known better from the whole face."""
 FACE_LANDMARKS = 68
 BORDER = 0.93
 """A landmark farther out than this in the crop may lie outside: it is not trusted."""
@@ -23,24 +29,56 @@ def find_landmarks(network: LandmarkNetwork, picture: Tensor) -> tuple[Tensor, T
 
     Returns points (K, 2), picture coordinates [-1, 1], and spread (K,): their expected errors in the same units.
     """
-    side = network.config.image_size
-    parameter = next(network.parameters())
-    centre, half = picture.new_zeros(2), picture.new_tensor(1.0)
+    centre, half = picture.new_zeros(1, 2), picture.new_ones(1)
     points, spread = picture.new_zeros(0), picture.new_zeros(0)
     for _ in range(PASSES):
-        crop = _cut(picture, centre, half, side) * 2 - 1
-        found, errors = network(crop.to(parameter.dtype))
-        inside = found[0].abs().amax(-1) < BORDER
-        points, spread = found[0] * half + centre, errors[0] * half
-        spread = torch.where(inside, spread, torch.full_like(spread, UNTRUSTED))
-        low, high = points[:FACE_LANDMARKS].amin(0), points[:FACE_LANDMARKS].amax(0)
-        centre, half = (low + high) / 2, ((high - low).amax() / 2 / FACE_SHARE).clamp(0.2, 1.5)
-    return points, spread
+        points, spread = _look(network, picture, centre, half)
+        low, high = points[:, :FACE_LANDMARKS].amin(1), points[:, :FACE_LANDMARKS].amax(1)
+        centre, half = (low + high) / 2, ((high - low).amax(1) / 2 / FACE_SHARE).clamp(0.2, 1.5)
+    return _closer(network, picture, points, spread, half * FACE_SHARE / CLOSE_UP_SHARE)
 
 
-def _cut(picture: Tensor, centre: Tensor, half: Tensor, side: int) -> Tensor:
-    """The square around `centre` (2,) reaching `half` to each side: (1, 3, side, side), antialiased."""
-    zero = torch.zeros_like(half)
-    rows = torch.stack([torch.stack([half, zero, centre[0]]), torch.stack([zero, half, centre[1]])])
-    fine = F.affine_grid(rows[None], [1, 3, 2 * side, 2 * side], align_corners=False)
-    return F.avg_pool2d(F.grid_sample(picture, fine, padding_mode="border", align_corners=False), 2)
+def _closer(
+    network: LandmarkNetwork, picture: Tensor, points: Tensor, spread: Tensor, half: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Points (K, 2) and spread (K,) after close-ups of eyes and mouth, each where it is surer than what was known.
+
+    points (1, K, 2), spread (1, K): known from the whole face; half (1,): of a close-up.
+    """
+    centres = torch.cat([points[:, part].mean(1) for part in CLOSE_UPS])  # (3, 2)
+    half = half.expand(len(CLOSE_UPS))
+    found, errors = _look(network, picture.expand(len(CLOSE_UPS), -1, -1, -1), centres, half)
+    # Of a landmark outside the close-up the network knows nothing, nor that it is outside.
+    farthest = torch.maximum((found - centres[:, None]).abs(), (points - centres[:, None]).abs()).amax(-1)
+    inside = farthest < CLOSE_UP_BORDER * half[:, None]
+    errors = torch.where(inside, errors, torch.full_like(errors, UNTRUSTED))
+    all_points, all_errors = torch.cat([points, found]), torch.cat([spread, errors])  # (4, K, ...)
+    best = all_errors.argmin(0)
+    return all_points[best, torch.arange(points.shape[1], device=best.device)], all_errors.amin(0)
+
+
+@torch.no_grad()
+def glance(network: LandmarkNetwork, frames: Tensor, centre: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
+    """Landmarks of faces in F square frames (F, 3, H, H) in [0, 1], about where they are known to be.
+
+    centre (F, 2), half (F,): of the crops, see `find_landmarks`. Returns points (F, K, 2) and spread (F, K).
+    """
+    points, errors = _look(network, frames, centre, half)
+    return points, errors
+
+
+def _look(network: LandmarkNetwork, frames: Tensor, centre: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
+    parameter = next(network.parameters())
+    crops = _cut(frames, centre, half, network.config.image_size) * 2 - 1
+    found, errors = network(crops.to(parameter.dtype))
+    inside = found.abs().amax(-1) < BORDER
+    spread = torch.where(inside, errors * half[:, None], torch.full_like(errors, UNTRUSTED))
+    return found * half[:, None, None] + centre[:, None], spread
+
+
+def _cut(frames: Tensor, centre: Tensor, half: Tensor, side: int) -> Tensor:
+    """The squares around `centre` (F, 2) reaching `half` (F,) to each side: (F, 3, side, side), antialiased."""
+    size = half[:, None, None] * torch.eye(2, dtype=half.dtype, device=half.device)
+    theta = torch.cat([size, centre[:, :, None]], dim=2)
+    fine = F.affine_grid(theta, [len(frames), 3, 2 * side, 2 * side], align_corners=False)
+    return F.avg_pool2d(F.grid_sample(frames, fine, padding_mode="border", align_corners=False), 2)

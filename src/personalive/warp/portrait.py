@@ -35,13 +35,25 @@ BEHIND_LIDS = 1.0
 
 
 @dataclass(frozen=True)
+class LidEdges:
+    """Points along the lids' edges, corner to corner: two eyes with an upper and a lower lid of 4 points each.
+
+    rest (2, 2, 4, 3) cm without expression; motion (E, 2, 2, 4, 3) cm: what each coefficient adds; weight (2, 2, 4).
+    """
+
+    rest: Tensor
+    motion: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True)
 class HeadDrawing:
     """The fitted head drawn into the portrait's grid of s x s cells, and carried on smoothly where it does not reach.
 
     depth (s, s) cm away from the camera about the neck pivot; weight (s, s): how rigidly it follows the head; face,
     eye, mouth (s, s): 1 where the mesh, an eyeball, or what lies behind the lips is seen; lids (s, s): the surroundings
     of the eyeballs; lips (s, s): the line between the lips; motion (E, 3, s, s) cm: what each expression coefficient
-    adds, fading out around the face; gaze (G, 3, s, s): the same of the eyeballs for glances.
+    adds, fading out around the face; gaze (G, 3, s, s): the same of the eyeballs for glances. edges: of the lids.
     """
 
     depth: Tensor
@@ -53,6 +65,7 @@ class HeadDrawing:
     lips: Tensor
     motion: Tensor
     gaze: Tensor
+    edges: LidEdges
 
 
 @dataclass(frozen=True)
@@ -76,6 +89,7 @@ class PortraitSurface:
     lips: Tensor
     motion: Tensor
     gaze: Tensor
+    edges: LidEdges
     head: FittedHead
     own: HeadMotion
 
@@ -133,6 +147,7 @@ def shape_surface(
         lips=drawing.lips,
         motion=drawing.motion,
         gaze=drawing.gaze,
+        edges=drawing.edges,
         head=head,
         own=own,
     )
@@ -175,7 +190,13 @@ def draw_head(mesh: FaceMesh, head: FittedHead, side: int) -> HeadDrawing:
         _line(drawn[mesh.landmarks.long()[torch.tensor(INNER_LIPS)]][:, :2], side),
         motion.view(-1, 3, side, side),
         gaze.view(-1, 3, side, side),
+        _lid_edges(mesh, head),
     )
+
+
+def _lid_edges(mesh: FaceMesh, head: FittedHead) -> LidEdges:
+    marks = mesh.landmarks.long()[torch.tensor(LID_EDGES)].view(2, 2, 4)
+    return LidEdges(head.neutral[marks], head.expressions[:, marks], mesh.weight[marks])
 
 
 def _fill_coarsely(values: Tensor, weight: Tensor) -> Tensor:
