@@ -10,6 +10,7 @@ import numpy as np
 
 from personalive.config import TOY, ModelConfig
 from personalive.media.frames import Pixels
+from personalive.motion.face_crop import FramedPortrait, square_of
 from personalive.motion.keypoints import MotionGains
 from personalive.server.session import Driven
 
@@ -52,8 +53,8 @@ class FakeStream:
     def feed(self, frame: Pixels | None) -> None:
         self.fed.append(frame)
 
-    def set_portrait(self, portrait: Pixels) -> None:
-        self.portraits.append(portrait)
+    def set_portrait(self, portrait: Pixels | FramedPortrait) -> None:
+        self.portraits.append(square_of(portrait))
 
     def recalibrate(self) -> None:
         self.recalibrated += 1
@@ -77,8 +78,8 @@ class FakeModel:
     def config(self) -> ModelConfig:
         return TOY
 
-    def start(self, portrait: Pixels, seed: int = 0, gains: MotionGains | None = None) -> FakeStream:
-        return FakeStream(portrait, gains)
+    def start(self, portrait: Pixels | FramedPortrait, seed: int = 0, gains: MotionGains | None = None) -> FakeStream:
+        return FakeStream(square_of(portrait), gains)
 
     def step(self, streams: Sequence[FakeStream]) -> list[Pixels]:
         return [np.concatenate(parts) for parts in zip(*self.paint(streams), strict=True)]

@@ -26,6 +26,8 @@ from personalive.motion.face_crop import (
     crop_square,
     find_first_face,
     find_head,
+    frame_portrait,
+    square_of,
 )
 from personalive.motion.face_finder import FaceBox, FaceFinder
 
@@ -447,3 +449,16 @@ class TestRealFaces:
         assert all(crop.found for crop in crops)
         steps = [abs(b.square.x - a.square.x) for a, b in itertools.pairwise(crops)]
         assert max(steps) < 2
+
+
+def test_a_framed_portrait_knows_what_lies_around() -> None:
+    """The square is what the networks see; the wider one is what comes into view, as far as the picture goes."""
+    picture = np.random.default_rng(0).integers(0, 256, (200, 160, 3), dtype=np.uint8)
+    framed = frame_portrait(picture, Square(80.0, 90.0, 80.0), 80)
+    assert np.array_equal(square_of(framed), crop_square(picture, Square(80.0, 90.0, 80.0), 80))
+    assert framed.around.shape == (120, 120, 3)
+    assert np.array_equal(framed.around[20:100, 20:100], framed.pixels)
+    assert framed.reach == (1.5, 1.5, 1.5, 1.5)
+    corner = frame_portrait(picture, Square(40.0, 45.0, 80.0), 80)
+    assert corner.reach == pytest.approx((1.0, 1.125, 1.5, 1.5))
+    assert np.array_equal(square_of(framed.pixels), framed.pixels)

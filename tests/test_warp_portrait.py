@@ -15,6 +15,7 @@ from personalive.models.reference_warp import ReferenceWarp
 from personalive.motion.keypoints import rotation
 from personalive.rendering.face_mesh import build_face_mesh
 from personalive.rendering.face_model import find_face_model, load_face_model
+from personalive.warp.compose import portrait_layers
 from personalive.warp.drive import forward_motion, move_surface
 from personalive.warp.fit import FittedHead, fit_head
 from personalive.warp.flow import identity_grid
@@ -206,3 +207,25 @@ def test_the_real_head_is_fitted_and_its_eyes_are_drawn(real: FaceMesh) -> None:
     assert rows.max() <= eyes[:, 1].max() + 1
     assert eyes[:, 0].min() - 1 <= columns.min()
     assert columns.max() <= eyes[:, 0].max() + 1
+
+
+def test_what_lies_around_the_portrait_comes_into_view(surface: PortraitSurface) -> None:
+    """A head that moves down shows what the picture has above; where it ends, nobody knows what would be there."""
+    own = motion(ANGLES)
+    lower = dataclasses.replace(own, translation=own.translation + torch.tensor([[0.0, 0.3, 0.0]]))
+    whole = dataclasses.replace(surface, figure=torch.ones_like(surface.figure), weight=torch.ones_like(surface.weight))
+    expression = surface.head.expression[None]
+    ends, goes_on = (
+        move_surface(dataclasses.replace(whole, reach=reach), lower, expression)
+        for reach in ((1.0, 1.0, 1.0, 1.0), (1.0, 1.5, 1.0, 1.0))
+    )
+    top = (0, 0, slice(0, 2), slice(SIDE // 4, -SIDE // 4))
+    assert float(ends.seen[top].max()) < 0.1
+    assert float(goes_on.seen[top].min()) > 0.9
+    picture = torch.rand(1, 3, 64, 64)
+    around = torch.zeros(1, 3, 96, 96)
+    around[:, :, 16:80, 16:80] = picture
+    around[:, :, :16] = 0.5
+    warped = portrait_layers(picture, whole, around).warped(goes_on)
+    assert torch.allclose(warped[0, :, 2, 24:40], torch.full((3, 16), 0.5), atol=0.01)
+    assert float((warped[0, :, 40] - picture[0, :, 30]).abs().mean()) < 0.15

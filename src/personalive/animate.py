@@ -27,9 +27,9 @@ from personalive.motion.face_crop import (
     FramingConfig,
     Square,
     SteadyCrop,
-    crop_square,
     find_first_face,
     find_head,
+    frame_portrait,
 )
 from personalive.motion.face_finder import FaceBox, FaceFinder
 from personalive.motion.keypoints import MotionGains
@@ -158,8 +158,9 @@ def animate(model: PersonaLive, job: Job, progress: Progress | None = None) -> A
     Raises OutputError where it cannot be written and ConfigError for a gain out of range.
     """
     began, options, side = time.monotonic(), job.options, model.config.output_size
-    portrait = resize_picture(job.picture, side) if job.head is None else crop_square(job.picture, job.head, side)
-    stream = model.start(portrait, options.seed, options.gains(MotionGains.of(model.config.stream)))
+    framed = None if job.head is None else frame_portrait(job.picture, job.head, side)
+    portrait = resize_picture(job.picture, side) if framed is None else framed.pixels
+    stream = model.start(framed or portrait, options.seed, options.gains(MotionGains.of(model.config.stream)))
     inside: deque[_Driven] = deque()  # not yet written; at most stream.delay_frames + 1, and a chunk
     paintings: deque[Painting] = deque()  # at most one is still being painted when the next one begins
     without_face, last = 0, 0.0

@@ -27,6 +27,7 @@ from personalive.config import ModelConfig
 from personalive.contracts import Networks
 from personalive.device import choose_device as choose_device
 from personalive.media.frames import Pixels
+from personalive.motion.face_crop import FramedPortrait
 from personalive.motion.keypoints import MotionGains
 from personalive.stream import Stream as Stream
 from personalive.stream import look_ahead, paint_together, step_together
@@ -92,8 +93,10 @@ class PersonaLive:
         """Sizes and constants of the model."""
         return self.networks.config
 
-    def start(self, portrait: Pixels, seed: int = 0, gains: MotionGains | None = None) -> Stream:
+    def start(self, portrait: Pixels | FramedPortrait, seed: int = 0, gains: MotionGains | None = None) -> Stream:
         """A stream that animates a square picture (H, H, 3), already framed on the face; equal seeds, equal frames.
+
+        With what lies around it (`motion.face_crop.frame_portrait`) that comes into view when the head moves.
 
         gains: how strongly the driver moves it, by default as the model was made for.
         """

@@ -20,6 +20,7 @@ from personalive.device import Arriving, fetch, send
 from personalive.errors import InputError
 from personalive.media.frames import Pixels, as_levels, from_levels, resize_tensor, to_levels
 from personalive.motion import signals
+from personalive.motion.face_crop import FramedPortrait, square_of
 from personalive.motion.keypoints import MotionGains
 from personalive.motion.signals import Observation
 from personalive.motion.smoothing import Smoother
@@ -39,7 +40,13 @@ class Stream:
     `Smoother`); they count from the next chunk on.
     """
 
-    def __init__(self, networks: Networks, portrait: Pixels, seed: int = 0, gains: MotionGains | None = None) -> None:
+    def __init__(
+        self,
+        networks: Networks,
+        portrait: Pixels | FramedPortrait,
+        seed: int = 0,
+        gains: MotionGains | None = None,
+    ) -> None:
         self.gains = MotionGains.of(networks.config.stream) if gains is None else gains
         self.smoothing = 0.0
         self.chunk_frames = networks.config.stream.chunk_frames
@@ -68,13 +75,14 @@ class Stream:
         return len(self._waiting) == self.chunk_frames
 
     @torch.inference_mode()
-    def set_portrait(self, portrait: Pixels) -> None:
+    def set_portrait(self, portrait: Pixels | FramedPortrait) -> None:
         """Animate another square picture (H, H, 3) from the next chunk on, without a gap in the stream.
 
         The frames still inside the window are then painted anew, so that chunk costs `levels` steps instead of one.
         """
-        _require_square(portrait, "the portrait", dimensions=3)
-        self._reference, seen = signals.encode_reference(self._networks, portrait)
+        pixels = square_of(portrait)
+        _require_square(pixels, "the portrait", dimensions=3)
+        self._reference, seen = signals.encode_reference(self._networks, pixels)
         self._layers = read_portrait(self._networks, portrait, seen)
         self._portrait = with_expression(seen, self._layers)
         self._state = None

@@ -77,6 +77,40 @@ def crop_square(frame: Pixels, square: Square, size: int) -> Pixels:
     return resize_picture(part, size)
 
 
+AROUND = 1.5
+"""Side of what is known around a framed portrait, over its own."""
+
+
+@dataclass(frozen=True)
+class FramedPortrait:
+    """A picture framed on the face, and what lies around: hair that comes into view when a head nods.
+
+    pixels (H, H, 3): what the networks see; around (A, A, 3), A = AROUND * H: the wider square about the same middle,
+    border pixels repeated where the picture ends; reach: how far the picture itself goes to the left, up, right and
+    down of the middle, in halves of H.
+    """
+
+    pixels: Pixels
+    around: Pixels
+    reach: tuple[float, float, float, float]
+
+
+def square_of(portrait: Pixels | FramedPortrait) -> Pixels:
+    """The square (H, H, 3) of a portrait with or without its surroundings."""
+    return portrait.pixels if isinstance(portrait, FramedPortrait) else portrait
+
+
+def frame_portrait(picture: Pixels, square: Square, size: int) -> FramedPortrait:
+    """The square of a (H, W, 3) picture as (size, size, 3) with its surroundings."""
+    height, width = picture.shape[:2]
+    half = square.side / 2
+    edges = (square.x, square.y, width - square.x, height - square.y)
+    left, up, right, down = (min(max(edge / half, 1.0), AROUND) for edge in edges)
+    wide = Square(square.x, square.y, AROUND * square.side)
+    around = crop_square(picture, wide, round(AROUND * size))
+    return FramedPortrait(crop_square(picture, square, size), around, (left, up, right, down))
+
+
 @dataclass(frozen=True)
 class HeadPlace:
     """The head-and-shoulders square of a portrait. `found` False: no human face was found, the square is a guess."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from personalive import gallery
 from personalive.errors import InputError
 from personalive.media.frames import Pixels, decode_picture, load_picture, resize_to
-from personalive.motion.face_crop import Square, crop_square, find_head
+from personalive.motion.face_crop import FramedPortrait, Square, crop_square, find_head, frame_portrait
 from personalive.motion.face_finder import FaceFinder
 from personalive.server.encoding import encode_jpeg
 from personalive.server.sessions import UnknownError
@@ -51,6 +51,10 @@ class Portrait:
     def cut(self, side: int) -> Pixels:
         """The square as (side, side, 3)."""
         return crop_square(self.pixels, self.square, side)
+
+    def framed(self, side: int) -> FramedPortrait:
+        """The square as (side, side, 3), with what the picture shows around it."""
+        return frame_portrait(self.pixels, self.square, side)
 
 
 class Portraits:

@@ -100,7 +100,7 @@ class Service:
         sessions = self.sessions
         name = portrait_id or next(iter(self.portraits.built_in), "")
         portrait = await asyncio.to_thread(self.portraits.get, name)
-        pixels = await asyncio.to_thread(portrait.cut, self._model().config.output_size)
+        pixels = await asyncio.to_thread(portrait.framed, self._model().config.output_size)
         live = sessions.open(pixels, controls, identity)
         live.portrait_id = portrait.identity
         return live
@@ -108,7 +108,7 @@ class Service:
     async def change_portrait(self, live: Live, portrait_id: str) -> None:
         """Another portrait for a session, from its next chunk on. Raises UnknownError."""
         portrait = await asyncio.to_thread(self.portraits.get, portrait_id)
-        live.session.set_portrait(await asyncio.to_thread(portrait.cut, self._model().config.output_size))
+        live.session.set_portrait(await asyncio.to_thread(portrait.framed, self._model().config.output_size))
         live.portrait_id = portrait.identity
 
     def run(self, work: Coroutine[Any, Any, None], name: str = "personalive-closing") -> None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from personalive.media.frames import Pixels
+from personalive.motion.face_crop import FramedPortrait
 from personalive.motion.keypoints import MotionGains
 from personalive.server.messages import Controls
 from personalive.server.pacing import Thinner, spacing
@@ -42,7 +43,7 @@ class Streaming(Protocol):
     def feed(self, frame: Pixels | None) -> None:
         """One driving frame."""
 
-    def set_portrait(self, portrait: Pixels) -> None:
+    def set_portrait(self, portrait: Pixels | FramedPortrait) -> None:
         """Another portrait, from the next chunk on."""
 
     def recalibrate(self) -> None:
@@ -86,7 +87,7 @@ class Chunk:
 class Changes:
     """What was asked of a session since its last step."""
 
-    portrait: Pixels | None
+    portrait: Pixels | FramedPortrait | None
     recalibrate: bool
     controls: Controls
 
@@ -94,7 +95,9 @@ class Changes:
 class Session:
     """The mailbox between one viewer and the worker, and the viewer's figures."""
 
-    def __init__(self, identity: str, portrait: Pixels, controls: Controls, chunk_frames: int, clock: Clock) -> None:
+    def __init__(
+        self, identity: str, portrait: Pixels | FramedPortrait, controls: Controls, chunk_frames: int, clock: Clock
+    ) -> None:
         self.identity = identity
         self.controls = controls
         self.driving_rate = 10.0  # frames per second that are taken now; the owner of the throughput keeps it true
@@ -119,7 +122,7 @@ class Session:
         self._ease = 1.0
         self._dropped_before = 0
         self._held = 0
-        self._portrait: Pixels | None = portrait
+        self._portrait: Pixels | FramedPortrait | None = portrait
         self._recalibrate = False
         self._shown: deque[float] = deque(maxlen=DELAYS)
         self._delays: deque[float] = deque(maxlen=DELAYS)
@@ -172,7 +175,7 @@ class Session:
     def _silent(self, now: float) -> bool:
         return self._heard is None or now - self._heard >= SILENCE
 
-    def set_portrait(self, portrait: Pixels) -> None:
+    def set_portrait(self, portrait: Pixels | FramedPortrait) -> None:
         """Another square picture, from the next chunk on."""
         with self._lock:
             self._portrait = portrait

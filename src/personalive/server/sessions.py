@@ -10,6 +10,7 @@ from typing import Protocol
 
 from personalive.errors import PersonaLiveError
 from personalive.media.frames import Pixels
+from personalive.motion.face_crop import FramedPortrait
 from personalive.server.encoding import FrameEncoder, badged
 from personalive.server.intake import Intake
 from personalive.server.messages import Controls
@@ -125,7 +126,7 @@ class Sessions:
         """Frames per second that one session more, or each of those that are there, gets."""
         return self.throughput.rate(max(1, len(self)), self._settings.max_rate)
 
-    def open(self, portrait: Pixels, controls: Controls, identity: str | None = None) -> Live:
+    def open(self, portrait: Pixels | FramedPortrait, controls: Controls, identity: str | None = None) -> Live:
         """A new session for a square picture. Raises ServerFullError."""
         capacity = self.capacity
         if capacity is not None and len(self) >= capacity:

@@ -19,6 +19,7 @@ from av.video.frame import VideoFrame
 
 from personalive.errors import InputError
 from personalive.media.frames import Pixels
+from personalive.motion.face_crop import square_of
 from personalive.server.control import as_text, obey, tell_news
 from personalive.server.dtls import accept_rsa
 from personalive.server.intake import Raw
@@ -154,7 +155,7 @@ class Peer:
                 line.direction = "inactive"
         if videos:
             keep_current(videos[0].receiver)
-            self._screen = ScreenTrack(self._live.screen, self._live.session.portrait, self)
+            self._screen = ScreenTrack(self._live.screen, square_of(self._live.session.portrait), self)
             self._peer.addTrack(self._screen)
 
     def _drive(self) -> None:

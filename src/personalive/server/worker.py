@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from personalive.config import ModelConfig
 from personalive.media.frames import Pixels
+from personalive.motion.face_crop import FramedPortrait
 from personalive.motion.keypoints import MotionGains
 from personalive.server.metrics import Metrics
 from personalive.server.session import Changes, Chunk, Clock, Driven, Painted, Session
@@ -33,7 +34,7 @@ class Model(Protocol):
     def config(self) -> ModelConfig:
         """Sizes and constants."""
 
-    def start(self, portrait: Pixels, seed: int = 0, gains: MotionGains | None = None) -> Any:
+    def start(self, portrait: Pixels | FramedPortrait, seed: int = 0, gains: MotionGains | None = None) -> Any:
         """A stream (`session.Streaming`)."""
 
     def step(self, streams: Sequence[Any]) -> list[Pixels]:

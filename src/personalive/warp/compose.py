@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from personalive.contracts import Networks
 from personalive.media.frames import Pixels, resample, resize_picture, to_unit
 from personalive.models.reference_warp import ReferenceWarp
+from personalive.motion.face_crop import AROUND, FramedPortrait
 from personalive.motion.signals import Observation
 from personalive.warp.drive import Warp, move_surface
 from personalive.warp.flow import fill, sample
@@ -31,11 +32,11 @@ soft picture in the right place has a smaller error than a sharp one beside it, 
 
 @dataclass(frozen=True)
 class PortraitLayers:
-    """A portrait ready to be composed, on the device of the networks.
+    """A portrait ready to be composed, on the device of the networks. Pictures are in [0, 1].
 
-    Pictures in [0, 1] at the output's size (1, 3, H, H), and the same at the grid's side (1, 3, s, s): `picture` and
-    `small_picture` the portrait, `skin` and `small_skin` without its eyes, `plate` and `small_plate` its background
-    without the person. surface: what moves.
+    plate (1, 3, H, H) at the output's size, small_plate (1, 3, s, s) at the grid's side: the portrait's background
+    without the person. picture (1, 3, A, A), A = AROUND * H, and small_picture: the portrait and what lies around; skin
+    and small_skin: the same without its eyes. surface: what moves.
     """
 
     picture: Tensor
@@ -48,40 +49,62 @@ class PortraitLayers:
 
     def warped(self, warp: Warp) -> Tensor:
         """The portrait carried to F frames, at the output's size: (F, 3, H, H)."""
-        return _carried(self.picture, self.skin, warp)
+        return _carried(self.picture, self.skin, self.plate.shape[-1], warp)
 
     def small_warped(self, warp: Warp) -> Tensor:
         """The portrait carried to F frames, at the grid's side: (F, 3, s, s)."""
-        return _carried(self.small_picture, self.small_skin, warp)
+        return _carried(self.small_picture, self.small_skin, self.small_plate.shape[-1], warp)
 
 
-def read_portrait(networks: Networks, portrait: Pixels, seen: Observation) -> PortraitLayers | None:
+def read_portrait(networks: Networks, portrait: Pixels | FramedPortrait, seen: Observation) -> PortraitLayers | None:
     """The layers of a square portrait (H, H, 3) at the output's size; None for a model without a reference warp.
 
     seen (1, ...): what the motion networks see in it.
     """
-    warp = networks.reference_warp
+    warp, side = networks.reference_warp, networks.config.output_size
     if warp is None:
         return None
-    picture = to_unit(resize_picture(portrait, networks.config.output_size)).to(seen.motion.device)
+
+    def unit(pixels: Pixels, size: int) -> Tensor:
+        return to_unit(resize_picture(pixels, size)).to(seen.motion.device)
+
+    if not isinstance(portrait, FramedPortrait):
+        picture = unit(portrait, side)
+        head = fit_portrait(warp, picture, seen.head, seen.motion)
+        return portrait_layers(picture, build_surface(warp, picture, head, seen.head))
+    picture = unit(portrait.pixels, side)
     head = fit_portrait(warp, picture, seen.head, seen.motion)
-    return portrait_layers(picture, build_surface(warp, picture, head, seen.head))
+    surface = replace(build_surface(warp, picture, head, seen.head), reach=portrait.reach)
+    return portrait_layers(picture, surface, unit(portrait.around, round(AROUND * side)))
 
 
-def portrait_layers(picture: Tensor, surface: PortraitSurface) -> PortraitLayers:
-    """The layers of a portrait (1, 3, H, H) in [0, 1], H a multiple of the grid's side."""
-    side = surface.weight.shape[-1]
+def portrait_layers(picture: Tensor, surface: PortraitSurface, around: Tensor | None = None) -> PortraitLayers:
+    """The layers of a portrait (1, 3, H, H) in [0, 1], H a multiple of 4.
+
+    around (1, 3, A, A): what lies around it, by default its border going on.
+    """
+    side, size = surface.weight.shape[-1], picture.shape[-1]
     figure = surface.figure.detach()[None, None]
-    around = F.max_pool2d(figure, PLATE_MARGIN, 1, PLATE_MARGIN // 2)
-    background = (around < SURE_BACKGROUND).float()
-    small = resample(picture, side)
-    plate_small = fill(small * background, background)
-    eyes = surface.eye.detach()[None, None]
+    background = (F.max_pool2d(figure, PLATE_MARGIN, 1, PLATE_MARGIN // 2) < SURE_BACKGROUND).float()
+    small, eyes = resample(picture, side), surface.eye.detach()[None, None]
+    plate = fill(small * background, background)
     without = 1 - F.max_pool2d(eyes, 3, 1, 1)
-    skin_small = fill(small * without, without)
-    skin = _exchanged(picture, skin_small, eyes)
-    plate = _exchanged(picture, plate_small, 1 - background)
-    return PortraitLayers(picture, skin, plate, small, torch.lerp(small, skin_small, eyes), plate_small, surface)
+    skin = _exchanged(picture, fill(small * without, without), eyes)
+    margin = (round(AROUND * size) - size) // 2
+    pad = (margin,) * 4
+    wide = F.pad(picture, pad, mode="replicate") if around is None else around
+    wide_skin = wide.clone()
+    wide_skin[..., margin : margin + size, margin : margin + size] = skin
+    wide_side = round(AROUND * side)
+    return PortraitLayers(
+        picture=wide,
+        skin=wide_skin,
+        plate=_exchanged(picture, plate, 1 - background),
+        small_picture=resample(wide, wide_side),
+        small_skin=resample(wide_skin, wide_side),
+        small_plate=plate,
+        surface=surface,
+    )
 
 
 def _exchanged(picture: Tensor, other: Tensor, where: Tensor) -> Tensor:
@@ -90,13 +113,12 @@ def _exchanged(picture: Tensor, other: Tensor, where: Tensor) -> Tensor:
     return torch.lerp(picture, resample(other, picture.shape[-1]), share)
 
 
-def _carried(picture: Tensor, skin: Tensor, warp: Warp) -> Tensor:
-    """A portrait (1, 3, H, H), and it without its eyes, carried to F frames: (F, 3, H, H)."""
-    side = picture.shape[-1]
+def _carried(picture: Tensor, skin: Tensor, side: int, warp: Warp) -> Tensor:
+    """A portrait and its surroundings (1, 3, A, A), with and without eyes, carried to F frames (F, 3, side, side)."""
     mode = "bilinear" if side <= warp.flow.shape[1] else "bicubic"
 
     def carried(picture: Tensor, flow: Tensor, mode: str) -> Tensor:
-        finer = resample(flow.movedim(-1, 1), side).movedim(1, -1)
+        finer = resample(flow.movedim(-1, 1), side).movedim(1, -1) / AROUND
         return sample(picture.expand(len(flow), -1, -1, -1), finer, mode)
 
     eyes = carried(picture, warp.eyeballs, "bilinear")
@@ -150,7 +172,7 @@ def guide_of(networks: Networks, layers: PortraitLayers | None) -> PortraitGuide
 
 
 def compose(warp: ReferenceWarp, layers: PortraitLayers, moved: Warp, generated: Tensor) -> Tensor:
-    """The finished frames (F, 3, H, H) in [0, 1] at the size of `layers.picture`.
+    """The finished frames (F, 3, H, H) in [0, 1] at the size of `layers.plate`.
 
     generated (F, 3, S, S) in [0, 1]: what the diffusion model decoded for them.
     """
@@ -162,7 +184,7 @@ def compose(warp: ReferenceWarp, layers: PortraitLayers, moved: Warp, generated:
         own_figure=layers.surface.figure.expand_as(moved.figure),
     )
     shares, paint = blend(warp.compositor, small, warp.dtype)
-    side = layers.picture.shape[-1]
+    side = layers.plate.shape[-1]
     return mix(resample(shares, side), layers.warped(moved), layers.plate, resample(paint, side))
 
 

@@ -61,7 +61,8 @@ def move_surface(surface: PortraitSurface, target: HeadMotion, expression: Tenso
     def read(map_: Tensor, flow: Tensor) -> Tensor:
         return sample(map_[None, None].expand(len(flow), -1, -1, -1), flow)
 
-    closed = _closed(reached, PINHOLE)
+    beyond = _beyond(flow, surface.reach)
+    closed = torch.maximum(_closed(reached, PINHOLE), beyond)
     opening = (read(surface.eye, flow) - 0.35).div(0.3).clamp(0, 1) * closed * _open_lids(surface, target, expression)
     gap = (read(surface.lips, flow) * 2).clamp(max=1) * (1 - reached)
     # A crease above the lashes would be stretched over the closing eye: lids are generated sooner than other skin.
@@ -77,6 +78,14 @@ def move_surface(surface: PortraitSurface, target: HeadMotion, expression: Tenso
         eye=opening,
         gap=gap,
     )
+
+
+def _beyond(flow: Tensor, reach: tuple[float, float, float, float]) -> Tensor:
+    """Where a flow leaves the portrait for what its picture shows around: (F, 1, s, s)."""
+    left, up, right, down = reach
+    x, y = flow.unbind(-1)
+    inside = (x > -left) & (x < right) & (y > -up) & (y < down)
+    return (inside & (flow.abs().amax(-1) > 1)).float()[:, None]
 
 
 def _closed(mask: Tensor, side: int) -> Tensor:

@@ -76,6 +76,7 @@ class PortraitSurface:
     expression and pose bring it back to its cell. eyeball (3, s, s): the same of eyeballs, which only glances move;
     glances (G,): which coefficients those are. figure (s, s) in [0, 1]: person, not background. The rest as in
     `HeadDrawing`, weight corrected. head: the fitted mesh and its pose; own: what the motion extractor saw of it.
+    reach: how far the picture goes on to the left, up, right and down, in halves of the portrait's side.
     """
 
     rest: Tensor
@@ -92,6 +93,7 @@ class PortraitSurface:
     edges: LidEdges
     head: FittedHead
     own: HeadMotion
+    reach: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
 
 
 @torch.no_grad()
