@@ -8,23 +8,24 @@ from collections.abc import Callable
 from typing import cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from personalive.acceleration.export import without_chatter
 from personalive.acceleration.runtimes import Elsewhere, in_openvino, open_session
 from personalive.contracts import Networks
 from personalive.models.compact_unet import CompactUNet
+from personalive.models.landmark_network import LandmarkNetwork, LandmarksElsewhere
 from personalive.models.pose_guider import PoseGuider
 from personalive.models.reference_warp import COMPOSE_INPUTS, GUIDE_INPUTS
 
 
 def warp_by_openvino(networks: Networks, precision: str) -> Networks:
-    """The networks with the reference warp's guider and compositor in OpenVINO, for any number of frames."""
+    """The networks with what the reference warp computes for every frame in OpenVINO, for any number of frames."""
     return _swap_warp(networks, lambda network, shape: in_openvino(network, shape, precision))
 
 
 def warp_by_onnxruntime(networks: Networks) -> Networks:
-    """The networks with the reference warp's guider and compositor in onnxruntime, for any number of frames."""
+    """The networks with what the reference warp computes for every frame in onnxruntime, for any number of frames."""
     return _swap_warp(networks, _in_onnxruntime)
 
 
@@ -37,12 +38,26 @@ def _swap_warp(networks: Networks, swap: Callable[[nn.Module, tuple[int, ...]], 
     warp = networks.reference_warp
     if warp is None:
         return networks
-    swapped = copy.copy(warp)  # shares all networks but the two that are replaced
+    swapped = copy.copy(warp)  # shares all networks but those that are replaced
     swapped._modules = dict(warp._modules)
     size, grid = networks.config.image_size, warp.config.grid
+    side = warp.landmarks.config.image_size
+    evidence = swap(_Evidence(warp.landmarks).eval(), (3, side, side))
+    swapped.landmarks = cast(LandmarkNetwork, LandmarksElsewhere(warp.landmarks, evidence))
     swapped.guider = cast(PoseGuider, swap(warp.guider, (GUIDE_INPUTS, size, size)))
     swapped.compositor = cast(CompactUNet, swap(warp.compositor, (COMPOSE_INPUTS, grid, grid)))
     return dataclasses.replace(networks, reference_warp=swapped)
+
+
+class _Evidence(nn.Module):
+    """The landmark network without its last, exact step."""
+
+    def __init__(self, network: LandmarkNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, faces: Tensor) -> Tensor:
+        return self.network.evidence(faces)
 
 
 def _in_onnxruntime(network: nn.Module, shape: tuple[int, ...]) -> nn.Module:

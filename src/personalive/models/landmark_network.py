@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import torch
 from torch import Tensor, nn
@@ -53,6 +54,10 @@ class LandmarkNetwork(nn.Module):
 
         A spread is the expected distance of a point from the truth, in the same units.
         """
+        return locate(self.evidence(faces))
+
+    def evidence(self, faces: Tensor) -> Tensor:
+        """All that `locate` needs, in one tensor: (N, K, s * s + 1), the maps of s x s cells and, last, the spreads."""
         x = self.stem(faces)
         kept = []
         for block in self.down:
@@ -62,9 +67,26 @@ class LandmarkNetwork(nn.Module):
         for level in reversed(range(len(self.up))):
             x = kept[level] + F.interpolate(self.narrow[level](x), scale_factor=2.0, mode="bilinear")
             x = self.up[level](x)
-        maps = self.maps(x).float()
-        share = maps.flatten(2).softmax(-1).view(maps.shape)  # (N, K, s, s)
-        line = (torch.arange(maps.shape[-1], device=maps.device) + 0.5) / maps.shape[-1] * 2 - 1
-        # Sums, not products of matrices: these autocast would round to 8 bits.
-        points = torch.stack([(share.sum(side) * line).sum(-1) for side in (2, 3)], dim=-1)
-        return points, F.softplus(self.spread(pooled).float() - 3) + 1e-3
+        return torch.cat([self.maps(x).flatten(2), self.spread(pooled)[..., None]], dim=2)
+
+
+def locate(evidence: Tensor) -> tuple[Tensor, Tensor]:
+    """Points (N, K, 2) and spreads (N, K) from what a network sees, (N, K, s * s + 1): means of places on the maps."""
+    side = math.isqrt(evidence.shape[2] - 1)
+    share = evidence[..., :-1].float().softmax(-1).view(*evidence.shape[:2], side, side)  # (N, K, s, s)
+    line = (torch.arange(side, device=evidence.device) + 0.5) / side * 2 - 1
+    # Sums, not products of matrices: these autocast would round to 8 bits.
+    points = torch.stack([(share.sum(across) * line).sum(-1) for across in (2, 3)], dim=-1)
+    return points, F.softplus(evidence[..., -1].float() - 3) + 1e-3
+
+
+class LandmarksElsewhere(nn.Module):
+    """A landmark network whose convolutions another runtime computes; what is exact to a fraction of a pixel is not."""
+
+    def __init__(self, network: LandmarkNetwork, evidence: nn.Module) -> None:
+        super().__init__()
+        self.network, self.config, self.evidence = network, network.config, evidence
+
+    def forward(self, faces: Tensor) -> tuple[Tensor, Tensor]:
+        """See `LandmarkNetwork.forward`."""
+        return locate(self.evidence(faces))

@@ -186,7 +186,7 @@ def draw_head(mesh: FaceMesh, head: FittedHead, side: int) -> HeadDrawing:
         depth,
         weight,
         known[0, 0],
-        eyeball[0, 0],
+        _with_rim(eyeball)[0, 0],
         behind[0, 0],
         (lashes > 0.02).float()[0, 0],
         _line(drawn[mesh.landmarks.long()[torch.tensor(INNER_LIPS)]][:, :2], side),
@@ -194,6 +194,11 @@ def draw_head(mesh: FaceMesh, head: FittedHead, side: int) -> HeadDrawing:
         gaze.view(-1, 3, side, side),
         _lid_edges(mesh, head),
     )
+
+
+def _with_rim(eyeball: Tensor) -> Tensor:
+    """The eyeballs (1, 1, s, s) and the wet rim of the lower lid, which a closed lid hides as well."""
+    return torch.maximum(eyeball, F.pad(eyeball, (0, 0, 1, 0))[:, :, :-1])
 
 
 def _lid_edges(mesh: FaceMesh, head: FittedHead) -> LidEdges:
