@@ -65,9 +65,7 @@ def move_surface(surface: PortraitSurface, target: HeadMotion, expression: Tenso
     closed = torch.maximum(_closed(reached, PINHOLE), beyond)
     opening = (read(surface.eye, flow) - 0.35).div(0.3).clamp(0, 1) * closed * _open_lids(surface, target, expression)
     gap = (read(surface.lips, flow) * 2).clamp(max=1) * (1 - reached)
-    # A crease above the lashes would be stretched over the closing eye: lids are generated sooner than other skin.
-    area, lids = density(flow), read(surface.lids, flow)
-    solid = closed * torch.lerp(area * 6 - 0.5, area * 4 - 1, lids).clamp(0, 1) * (1 - gap)
+    solid = F.avg_pool2d(closed, 3, 1, 1) * (density(flow) * 6 - 0.5).clamp(0, 1) * (1 - gap)
     figure = read(surface.figure, flow)
     whole = _closed(F.max_pool2d(closed, 3, 1, 1), FIGURE_HOLE)
     return Warp(

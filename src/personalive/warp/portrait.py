@@ -51,8 +51,7 @@ class HeadDrawing:
     """The fitted head drawn into the portrait's grid of s x s cells, and carried on smoothly where it does not reach.
 
     depth (s, s) cm away from the camera about the neck pivot; weight (s, s): how rigidly it follows the head; face,
-    eye, mouth (s, s): 1 where the mesh, an eyeball, or what lies behind the lips is seen; lids (s, s): the surroundings
-    of the eyeballs; lips (s, s): the line between the lips; motion (E, 3, s, s) cm: what each expression coefficient
+    eye, mouth (s, s): 1 where the mesh, an eyeball, or what lies behind the lips is seen; lips (s, s): the line between the lips; motion (E, 3, s, s) cm: what each expression coefficient
     adds, fading out around the face; gaze (G, 3, s, s): the same of the eyeballs for glances. edges: of the lids.
     """
 
@@ -61,7 +60,6 @@ class HeadDrawing:
     face: Tensor
     eye: Tensor
     mouth: Tensor
-    lids: Tensor
     lips: Tensor
     motion: Tensor
     gaze: Tensor
@@ -86,7 +84,6 @@ class PortraitSurface:
     figure: Tensor
     eye: Tensor
     mouth: Tensor
-    lids: Tensor
     lips: Tensor
     motion: Tensor
     gaze: Tensor
@@ -145,7 +142,6 @@ def shape_surface(
         figure=torch.sigmoid(4 * told[0]),
         eye=drawing.eye,
         mouth=drawing.mouth,
-        lids=drawing.lids,
         lips=drawing.lips,
         motion=drawing.motion,
         gaze=drawing.gaze,
@@ -188,7 +184,6 @@ def draw_head(mesh: FaceMesh, head: FittedHead, side: int) -> HeadDrawing:
         known[0, 0],
         _with_rim(eyeball)[0, 0],
         behind[0, 0],
-        (lashes > 0.02).float()[0, 0],
         _line(drawn[mesh.landmarks.long()[torch.tensor(INNER_LIPS)]][:, :2], side),
         motion.view(-1, 3, side, side),
         gaze.view(-1, 3, side, side),
