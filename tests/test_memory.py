@@ -94,7 +94,7 @@ def test_a_reference_warp_is_planned_too(toy_plan: memory.MemoryPlan) -> None:
     assert set(plan.weights) == set(PARTS)
     assert sum(plan.weights.values()) == sum(memory.parameter_bytes(m) for m in modules(networks).values())
     assert set(plan.activations) == set(memory.USES)
-    assert set(plan.activations) - set(toy_plan.activations) == {"surface", "warp", "compose"}
+    assert set(plan.activations) - set(toy_plan.activations) == {"surface", "driver", "warp", "compose"}
     assert set(plan.caches) - set(toy_plan.caches) == {"portrait"}
     with torch.inference_mode():
         _, seen = reference(networks)
@@ -180,7 +180,7 @@ def test_the_plan_reads_as_a_table(toy_plan: memory.MemoryPlan) -> None:
     lines = list(toy_plan.lines())
     assert lines[0].startswith("memory plan (24GB): 0.00 GB at the peak")
     assert len(lines) == 1 + len(toy_plan.weights) + 3 + len(toy_plan.activations)
-    assert len(lines) == 1 + (len(PARTS) - 1) + 3 + (len(memory.USES) - 3)  # without a reference warp
+    assert len(lines) == 1 + (len(PARTS) - 1) + 3 + (len(memory.USES) - 4)  # without a reference warp
 
 
 def test_the_cpus_free_memory_is_known_here() -> None:

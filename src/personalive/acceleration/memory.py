@@ -48,12 +48,13 @@ USES = {
     "window": ("denoising_unet",),
     "decode": ("autoencoder.decoder",),
     "surface": ("reference_warp",),
+    "driver": ("reference_warp",),
     "warp": ("reference_warp",),
     "compose": ("reference_warp",),
 }
-"""The stages of a stream, and the parts that compute in each; the last three where there is a reference warp."""
+"""The stages of a stream, and the parts that compute in each; the last four where there is a reference warp."""
 
-BESIDE = ("reference", "motion", "pose", "warp", "window")
+BESIDE = ("reference", "motion", "driver", "pose", "warp", "window")
 """The stages of the next chunk, during which one may be decoded: the reference's, for a keyframe."""
 
 

@@ -14,6 +14,7 @@ from personalive.models.reference_warp import ReferenceWarp
 from personalive.motion.signals import Observation
 from personalive.streaming import engine
 from personalive.warp.compose import PortraitGuide, PortraitLayers, portrait_layers
+from personalive.warp.driver import DriverFace, SeenDriver, face_landmarks, follow_driver
 from personalive.warp.fit import FittedHead
 from personalive.warp.portrait import build_surface
 
@@ -100,8 +101,8 @@ def stages_of(
 ) -> dict[str, Callable[[], object]]:
     """What a stream computes: three stages (and `surface`) once for a portrait, the others once for a chunk.
 
-    `surface`, `warp` and `compose` are there where the model has a reference warp; a portrait's head is fitted already.
-    layers: the portrait's, by default made here.
+    `surface`, `driver`, `warp` and `compose` are there for models with a reference warp; the portrait's head is fitted
+    already. layers: the portrait's, by default made here.
     """
     config, chunk = shapes.config, shapes.config.stream.chunk_frames
     pose = window.pose[:, 0] if config.unet.reference_pose else None
@@ -110,8 +111,6 @@ def stages_of(
     def observe() -> None:
         networks.motion_extractor(shapes.picture(config.motion_extractor.image_size, chunk))
         networks.motion_encoder(shapes.picture(config.motion_encoder.image_size, chunk))
-        if networks.reference_warp is not None:
-            networks.reference_warp.landmarks(shapes.picture(config.warp.landmarks.image_size, chunk))
 
     stages = {
         "image token": lambda: networks.image_encoder(shapes.picture(config.image_encoder.image_size)),
@@ -135,8 +134,16 @@ def _warp_stages(warp: ReferenceWarp, shapes: Shapes, layers: PortraitLayers) ->
     driven = Observation(shapes.motion(chunk), tokens, shapes.tensor(chunk, config.warp.mesh.expressions).float())
     with torch.no_grad():
         guide(driven)  # so that there is something to compose
+    seen = Observation(shapes.motion(chunk), tokens)
+    face = DriverFace(shapes.tensor(1, config.warp.mesh.landmarks, 3).float(), shapes.tensor(2).float())
+
+    def follow() -> None:
+        marks = face_landmarks(config, warp, shapes.picture(config.driver_size, chunk).float(), seen.head)
+        follow_driver(warp, face, SeenDriver(seen, *marks))
+
     return {
         "surface": lambda: shapes.layers(warp),
+        "driver": follow,
         "warp": lambda: guide(driven),
         "compose": lambda: guide.composed(shapes.picture(config.image_size, chunk)),
     }

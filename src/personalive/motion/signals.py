@@ -43,6 +43,15 @@ class Observation:
         return Observation(self.head.map(function), function(self.motion), expression)
 
 
+def joined(parts: Sequence[Observation]) -> Observation:
+    """Observations of frames one after another, as one."""
+    heads = [part.head for part in parts]
+    names = ("keypoints", "angles", "translation", "scale")
+    head = HeadMotion(*(torch.cat([getattr(head, name) for head in heads]) for name in names))
+    known = [part.expression for part in parts if part.expression is not None]
+    return Observation(head, torch.cat([part.motion for part in parts]), torch.cat(known) if known else None)
+
+
 @dataclass(frozen=True)
 class PreparedPicture:
     """A reference picture as the networks want it.
@@ -183,7 +192,7 @@ def _between(start: Tensor | None, end: Tensor | None, weight: Tensor | float) -
     """Expressions from `start` (1, E) on the way to `end` (F, E); None where a model has none."""
     if start is None or end is None:
         return None
-    return (start + weight * (end - start)).clamp(0, 1)
+    return (start + weight * (end - start)).clamp(0, 1).to(start)  # tokens may be of another precision
 
 
 def _for_network(images: Tensor, network: nn.Module) -> Tensor:

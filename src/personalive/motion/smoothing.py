@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
-from personalive.motion.signals import Observation
-from personalive.streaming.state import map_tensors
+from personalive.contracts import HeadMotion
+from personalive.motion.signals import Observation, joined
 
 STRONGEST = 0.9
 """Part of the past that stays from frame to frame at strength 1: a step is followed by half within 7 frames."""
@@ -28,12 +26,21 @@ class Smoother:
                 frame = seen[index : index + 1]
                 frames.append(frame if self._last is None else _between(frame, self._last, kept))
                 self._last = frames[-1]
-            seen = map_tensors(lambda *parts: torch.cat(parts), *frames)
+            seen = joined(frames)
         self._last = seen[-1:]
         return seen
 
 
 def _between(new: Observation, old: Observation, kept: float) -> Observation:
     """A `kept` part of the way back from the new frame to the old; canonical keypoints stay, nothing draws them."""
-    drawn = map_tensors(lambda a, b: torch.lerp(a, b, kept), new, old)
-    return replace(drawn, head=replace(drawn.head, keypoints=new.head.keypoints))
+    a, b = new.head, old.head
+    head = HeadMotion(
+        a.keypoints,
+        torch.lerp(a.angles, b.angles, kept),
+        torch.lerp(a.translation, b.translation, kept),
+        torch.lerp(a.scale, b.scale, kept),
+    )
+    expression = new.expression
+    if expression is not None and old.expression is not None:
+        expression = torch.lerp(expression, old.expression, kept)
+    return Observation(head, torch.lerp(new.motion, old.motion, kept), expression)

@@ -218,7 +218,7 @@ def blend(compositor: nn.Module, given: ComposeInputs, dtype: torch.dtype = torc
     first = torch.cat([figure * seen, (1 - figure) * (1 - gap), hidden], dim=1)
     corrected = MOST_CORRECTION * torch.tanh(4 / MOST_CORRECTION * told[:, :3])
     shares = torch.softmax((first + LEAST_SHARE).log() + corrected, dim=1)
-    shade = 1 - MOUTH_SHADE * F.avg_pool2d(gap, 3, 1, 1)  # a mouth that opens is dark inside
+    shade = 1 - MOUTH_SHADE * torch.maximum(gap, F.avg_pool2d(gap, 3, 1, 1))  # a mouth that opens is dark inside
     return shares, (paint + 0.5 * told[:, 3:]) * shade
 
 

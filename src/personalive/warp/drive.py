@@ -11,9 +11,8 @@ from torch.nn import functional as F
 from personalive.contracts import HeadMotion
 from personalive.models.face_mesh import project
 from personalive.motion.keypoints import rotation
-from personalive.streaming.state import map_tensors
 from personalive.warp.flow import density, identity_grid, invert, invert_smooth, sample
-from personalive.warp.portrait import BEHIND_LIDS, PortraitSurface
+from personalive.warp.portrait import BEHIND_LIDS, Edges, PortraitSurface
 
 SHOULDER_SHARE = 0.3
 """How much of the head's shift the shoulders follow."""
@@ -49,7 +48,8 @@ class Warp:
 
     def __getitem__(self, frames: slice) -> Warp:
         """The warp of some of the frames."""
-        return map_tensors(lambda part: part[frames], self)
+        parts = (self.flow, self.eyeballs, self.figure, self.seen, self.eye, self.gap)
+        return Warp(*(part[frames] for part in parts))
 
 
 def move_surface(surface: PortraitSurface, target: HeadMotion, expression: Tensor) -> Warp:
@@ -64,9 +64,12 @@ def move_surface(surface: PortraitSurface, target: HeadMotion, expression: Tenso
     beyond = _beyond(flow, surface.reach)
     closed = torch.maximum(_closed(reached, PINHOLE), beyond)
     opening = (read(surface.eye, flow) - 0.35).div(0.3).clamp(0, 1) * closed * _open_lids(surface, target, expression)
-    gap = (read(surface.lips, flow) * 2).clamp(max=1) * (1 - reached)
-    solid = F.avg_pool2d(closed, 3, 1, 1) * (density(flow) * 6 - 0.5).clamp(0, 1) * (1 - gap)
+    torn = (read(surface.lips, flow) * 2).clamp(max=1) * (1 - reached)
+    gap = torch.maximum(torn, _parted_lips(surface, target, expression) * (1 - read(surface.mouth, flow)))
     figure = read(surface.figure, flow)
+    inside = (figure > FIGURE_FROM).float()
+    edges = F.avg_pool2d(closed * inside, 3, 1, 1) / F.avg_pool2d(inside, 3, 1, 1).clamp(min=1e-3)  # of tears: soft
+    solid = torch.where(inside > 0, edges, closed) * (density(flow) * 6 - 0.5).clamp(0, 1) * (1 - gap)
     whole = _closed(F.max_pool2d(closed, 3, 1, 1), FIGURE_HOLE)
     return Warp(
         flow=flow,
@@ -112,32 +115,63 @@ def _open_lids(surface: PortraitSurface, target: HeadMotion, expression: Tensor)
     A flow on cells cannot say that they touch: the cells between would still show a line of all of the eye.
     """
     side = surface.weight.shape[-1]
-    placed = _lids(surface, expression, target)
-    own = _lids(surface, surface.head.expression[None], surface.own)
-    gap, rest = (_gap(lids) * side / 2 for lids in (placed, own))  # cells, (F, 2) and (1, 2)
+    placed = _placed(surface, surface.lid_edges, expression, target)
+    own = _placed(surface, surface.lid_edges, surface.head.expression[None], surface.own)
+    gap, rest = (_apart(lids[:, :, 0], lids[:, :, 1])[..., 1:3].mean(-1) * side / 2 for lids in (placed, own))  # cells
     full = (0.9 * rest).clamp(max=OPEN_CELLS)
-    share = ((gap - CLOSED_CELLS) / (full - CLOSED_CELLS).clamp(min=0.1)).clamp(0, 1)
+    share = ((gap - CLOSED_CELLS) / (full - CLOSED_CELLS).clamp(min=0.1)).clamp(0, 1)  # (F, 2)
     cells = identity_grid(side, placed).flatten(0, 1)
     left, right = (torch.cdist(cells, placed[:, eye].flatten(1, 2).mean(1, keepdim=True)) for eye in (0, 1))
     return torch.where(left < right, share[:, :1, None], share[:, 1:, None]).view(-1, 1, side, side)
 
 
-def _lids(surface: PortraitSurface, expression: Tensor, target: HeadMotion) -> Tensor:
-    """Where the edges of the lids are: (F, 2, 2, 4, 2), see `LidEdges`."""
-    edges = surface.edges
-    points = edges.rest + torch.einsum("fe,enlpc->fnlpc", expression, edges.motion)
-    placed = _project(surface, points.flatten(1, 3), edges.weight.flatten(), target)[..., :2]
-    return placed.view(-1, *edges.rest.shape[:3], 2)
+def _parted_lips(surface: PortraitSurface, target: HeadMotion, expression: Tensor) -> Tensor:
+    """How much of each cell lies between lips that are farther apart than the portrait's: (F, 1, s, s).
+
+    The flow on cells tells only of gaps wider than a cell or two, and lips part less.
+    """
+    side = surface.weight.shape[-1]
+    lips = _placed(surface, surface.lip_edges, expression, target)  # (F, 2, 5, 2)
+    own = _placed(surface, surface.lip_edges, surface.head.expression[None], surface.own)
+    upper, further = lips[:, 0], _apart(lips[:, 0], lips[:, 1]) - _apart(own[:, 0], own[:, 1])  # (F, 5)
+    along, down = _axes(upper)
+    start = upper[:, :1]
+    cells = identity_grid(side, upper).flatten(0, 1) - start  # (F, s * s, 2)
+    x, y = ((cells * axis[:, None]).sum(-1) * side / 2 for axis in (along, down))  # cells from the corner
+    at, height = (((upper - start) * axis[:, None]).sum(-1) * side / 2 for axis in (along, down))
+    top = _on_line(at, height, x)
+    bottom = top + _on_line(at, further * side / 2, x)
+    between = torch.minimum(y + 0.5, bottom) - torch.maximum(y - 0.5, top)
+    inside = ((x > at[:, :1]) & (x < at[:, -1:])).float()
+    return (between.clamp(0, 1) * inside).view(-1, 1, side, side)
 
 
-def _gap(lids: Tensor) -> Tensor:
-    """How far apart the lids are between the corners, below 0 where they cross: (F, 2)."""
-    across = lids[:, :, 0, 3] - lids[:, :, 0, 0]  # (F, 2, 2): corners belong to both lids
-    down = torch.stack([-across[..., 1], across[..., 0]], dim=-1)
-    down = down / down.norm(dim=-1, keepdim=True).clamp(min=1e-4) * torch.where(down[..., 1:] < 0, -1.0, 1.0)
-    between = (lids[:, :, 1, 1:3] - lids[:, :, 0, 1:3]).mean(2)
-    gap: Tensor = (between * down).sum(-1)
-    return gap
+def _on_line(at: Tensor, height: Tensor, x: Tensor) -> Tensor:
+    """Heights (F, N) at x (F, N) on the line through points at (F, P), ascending, of heights (F, P)."""
+    rise, run = height[:, 1:] - height[:, :-1], (at[:, 1:] - at[:, :-1]).clamp(min=1e-3)
+    passed = ((x[:, :, None] - at[:, None, :-1]) / run[:, None]).clamp(0, 1)  # (F, N, P - 1)
+    return height[:, :1] + (passed * rise[:, None]).sum(-1)
+
+
+def _placed(surface: PortraitSurface, edges: Edges, expression: Tensor, target: HeadMotion) -> Tensor:
+    """Where edges (...) are in the picture: (F, ..., 2)."""
+    points = edges.rest + torch.einsum("fe,e...->f...", expression, edges.motion)
+    placed = _project(surface, points.flatten(1, -2), edges.weight.flatten(), target)[..., :2]
+    return placed.view(-1, *edges.rest.shape[:-1], 2)
+
+
+def _apart(upper: Tensor, lower: Tensor) -> Tensor:
+    """How far lines (..., P, 2) are apart, point by point, down from the upper one: (..., P), below 0 where crossed."""
+    _, down = _axes(upper)
+    return ((lower - upper) * down[..., None, :]).sum(-1)
+
+
+def _axes(line: Tensor) -> tuple[Tensor, Tensor]:
+    """Unit vectors (..., 2) from a line's (..., P, 2) first end to its last, and across, downwards in the picture."""
+    across = line[..., -1, :] - line[..., 0, :]
+    along = across / across.norm(dim=-1, keepdim=True).clamp(min=1e-4)
+    down = torch.stack([-along[..., 1], along[..., 0]], dim=-1)
+    return along, down * torch.where(down[..., 1:] < 0, -1.0, 1.0)
 
 
 def _posed(surface: PortraitSurface, points: Tensor, target: HeadMotion) -> tuple[Tensor, Tensor]:

@@ -64,7 +64,7 @@ def see_driver(networks: Networks, images: Tensor) -> SeenDriver:
 
 def face_landmarks(config: ModelConfig, warp: ReferenceWarp, images: Tensor, head: HeadMotion) -> tuple[Tensor, Tensor]:
     """Points (F, K, 2) and spread (F, K) of the faces in frames (F, 3, H, H), where the heads (F, ...) are."""
-    box = face_box(pose_keypoints(head), config.image_size, config.keypoints).to(images.dtype)  # (F, 4)
+    box = face_box(pose_keypoints(head), config.image_size, config.keypoints).float()  # (F, 4)
     low, high = box[:, :2], box[:, 2:]
     centre, half = (low + high) / config.image_size - 1, (high - low).amax(1) / config.image_size * CROP
     return glance(warp.landmarks, images, centre, half)

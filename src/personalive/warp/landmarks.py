@@ -70,7 +70,7 @@ def glance(network: LandmarkNetwork, frames: Tensor, centre: Tensor, half: Tenso
 def _look(network: LandmarkNetwork, frames: Tensor, centre: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
     parameter = next(network.parameters())
     crops = _cut(frames, centre, half, network.config.image_size) * 2 - 1
-    found, errors = network(crops.to(parameter.dtype))
+    found, errors = (part.to(frames) for part in network(crops.to(parameter.dtype)))
     inside = found.abs().amax(-1) < BORDER
     spread = torch.where(inside, errors * half[:, None], torch.full_like(errors, UNTRUSTED))
     return found * half[:, None, None] + centre[:, None], spread

@@ -20,6 +20,8 @@ LID_EDGES = ((36, 37, 38, 39), (36, 41, 40, 39), (42, 43, 44, 45), (42, 47, 46, 
 """Landmarks along the upper and the lower lid's edge of each eye, corner to corner."""
 INNER_LIPS = (60, 61, 62, 63, 64)
 """Landmarks along the upper lip's inner edge, corner to corner."""
+LIP_EDGES = (INNER_LIPS, (60, 67, 66, 65, 64))
+"""The same of both lips."""
 LID_POINTS, LID_SOFTNESS = 9, 1.0
 """Points between two landmarks of an edge; how far, in half cells, an edge's motion is mixed with the other's."""
 LASH_CELLS, LASH_FADE = 2, 2
@@ -35,10 +37,10 @@ BEHIND_LIDS = 1.0
 
 
 @dataclass(frozen=True)
-class LidEdges:
-    """Points along the lids' edges, corner to corner: two eyes with an upper and a lower lid of 4 points each.
+class Edges:
+    """Lines of points on the head, in any shape (...).
 
-    rest (2, 2, 4, 3) cm without expression; motion (E, 2, 2, 4, 3) cm: what each coefficient adds; weight (2, 2, 4).
+    rest (..., 3) cm without expression; motion (E, ..., 3) cm: what each coefficient adds; weight (...).
     """
 
     rest: Tensor
@@ -51,8 +53,10 @@ class HeadDrawing:
     """The fitted head drawn into the portrait's grid of s x s cells, and carried on smoothly where it does not reach.
 
     depth (s, s) cm away from the camera about the neck pivot; weight (s, s): how rigidly it follows the head; face,
-    eye, mouth (s, s): 1 where the mesh, an eyeball, or what lies behind the lips is seen; lips (s, s): the line between the lips; motion (E, 3, s, s) cm: what each expression coefficient
-    adds, fading out around the face; gaze (G, 3, s, s): the same of the eyeballs for glances. edges: of the lids.
+    eye, mouth (s, s): 1 where the mesh, an eyeball, or what lies behind the lips is seen; lips (s, s): the line between
+    the lips; motion (E, 3, s, s) cm: what each expression coefficient adds, fading out around the face; gaze
+    (G, 3, s, s): the same of the eyeballs for glances. lid_edges: of two eyes the upper and the lower lid, 4 points
+    each, corner to corner; lip_edges: inside of both lips, 5 points each.
     """
 
     depth: Tensor
@@ -63,7 +67,8 @@ class HeadDrawing:
     lips: Tensor
     motion: Tensor
     gaze: Tensor
-    edges: LidEdges
+    lid_edges: Edges
+    lip_edges: Edges
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,8 @@ class PortraitSurface:
     lips: Tensor
     motion: Tensor
     gaze: Tensor
-    edges: LidEdges
+    lid_edges: Edges
+    lip_edges: Edges
     head: FittedHead
     own: HeadMotion
     reach: tuple[float, float, float, float] = (1.0, 1.0, 1.0, 1.0)
@@ -145,7 +151,8 @@ def shape_surface(
         lips=drawing.lips,
         motion=drawing.motion,
         gaze=drawing.gaze,
-        edges=drawing.edges,
+        lid_edges=drawing.lid_edges,
+        lip_edges=drawing.lip_edges,
         head=head,
         own=own,
     )
@@ -187,7 +194,8 @@ def draw_head(mesh: FaceMesh, head: FittedHead, side: int) -> HeadDrawing:
         _line(drawn[mesh.landmarks.long()[torch.tensor(INNER_LIPS)]][:, :2], side),
         motion.view(-1, 3, side, side),
         gaze.view(-1, 3, side, side),
-        _lid_edges(mesh, head),
+        _edges(mesh, head, torch.tensor(LID_EDGES).view(2, 2, 4)),
+        _edges(mesh, head, torch.tensor(LIP_EDGES)),
     )
 
 
@@ -196,9 +204,10 @@ def _with_rim(eyeball: Tensor) -> Tensor:
     return torch.maximum(eyeball, F.pad(eyeball, (0, 0, 1, 0))[:, :, :-1])
 
 
-def _lid_edges(mesh: FaceMesh, head: FittedHead) -> LidEdges:
-    marks = mesh.landmarks.long()[torch.tensor(LID_EDGES)].view(2, 2, 4)
-    return LidEdges(head.neutral[marks], head.expressions[:, marks], mesh.weight[marks])
+def _edges(mesh: FaceMesh, head: FittedHead, marks: Tensor) -> Edges:
+    """Lines along landmarks, whose numbers are `marks` (...)."""
+    vertices = mesh.landmarks.long()[marks]
+    return Edges(head.neutral[vertices], head.expressions[:, vertices], mesh.weight[vertices])
 
 
 def _fill_coarsely(values: Tensor, weight: Tensor) -> Tensor:
