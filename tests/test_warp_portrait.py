@@ -10,17 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from personalive.contracts import HeadMotion
+from personalive.data.expressions import EXPRESSIONS as EXPRESSIONS_OF_ICT
 from personalive.models.face_mesh import EYE, FaceMesh, project
 from personalive.models.reference_warp import ReferenceWarp
 from personalive.motion.keypoints import rotation
 from personalive.rendering.face_mesh import build_face_mesh
 from personalive.rendering.face_model import find_face_model, load_face_model
 from personalive.warp.compose import portrait_layers
-from personalive.warp.drive import forward_motion, move_surface
+from personalive.warp.drive import Warp, forward_motion, move_surface
 from personalive.warp.fit import FittedHead, fit_head
 from personalive.warp.flow import identity_grid
 from personalive.warp.landmarks import UNTRUSTED, find_landmarks
-from personalive.warp.portrait import PortraitSurface, build_surface, draw_head
+from personalive.warp.portrait import PortraitSurface, build_surface, draw_head, shape_surface
+from personalive.weights.load import find_model, load_networks
 from toy_mesh import EXPRESSIONS, JAW, SMILE, WARP, toy_warp
 
 SIDE = WARP.grid
@@ -175,6 +177,28 @@ def test_a_jaw_that_opens_parts_the_lips_and_nothing_else(surface: PortraitSurfa
     assert float(down.min()) > -0.5 * CELL
 
 
+def test_what_lies_around_the_portrait_comes_into_view(surface: PortraitSurface) -> None:
+    """A head that moves down shows what the picture has above; where it ends, nobody knows what would be there."""
+    own = motion(ANGLES)
+    lower = dataclasses.replace(own, translation=own.translation + torch.tensor([[0.0, 0.3, 0.0]]))
+    whole = dataclasses.replace(surface, figure=torch.ones_like(surface.figure), weight=torch.ones_like(surface.weight))
+    expression = surface.head.expression[None]
+    ends, goes_on = (
+        move_surface(dataclasses.replace(whole, reach=reach), lower, expression)
+        for reach in ((1.0, 1.0, 1.0, 1.0), (1.0, 1.5, 1.0, 1.0))
+    )
+    top = (0, 0, slice(0, 2), slice(SIDE // 4, -SIDE // 4))
+    assert float(ends.seen[top].max()) < 0.1
+    assert float(goes_on.seen[top].min()) > 0.9
+    picture = torch.rand(1, 3, 64, 64)
+    around = torch.zeros(1, 3, 96, 96)
+    around[:, :, 16:80, 16:80] = picture
+    around[:, :, :16] = 0.5
+    warped = portrait_layers(picture, whole, around).warped(goes_on)
+    assert torch.allclose(warped[0, :, 2, 24:40], torch.full((3, 16), 0.5), atol=0.01)
+    assert float((warped[0, :, 40] - picture[0, :, 30]).abs().mean()) < 0.15
+
+
 # ---------------------------------------------------------------- the real head
 
 
@@ -209,23 +233,50 @@ def test_the_real_head_is_fitted_and_its_eyes_are_drawn(real: FaceMesh) -> None:
     assert columns.max() <= eyes[:, 0].max() + 1
 
 
-def test_what_lies_around_the_portrait_comes_into_view(surface: PortraitSurface) -> None:
-    """A head that moves down shows what the picture has above; where it ends, nobody knows what would be there."""
-    own = motion(ANGLES)
-    lower = dataclasses.replace(own, translation=own.translation + torch.tensor([[0.0, 0.3, 0.0]]))
-    whole = dataclasses.replace(surface, figure=torch.ones_like(surface.figure), weight=torch.ones_like(surface.weight))
-    expression = surface.head.expression[None]
-    ends, goes_on = (
-        move_surface(dataclasses.replace(whole, reach=reach), lower, expression)
-        for reach in ((1.0, 1.0, 1.0, 1.0), (1.0, 1.5, 1.0, 1.0))
-    )
-    top = (0, 0, slice(0, 2), slice(SIDE // 4, -SIDE // 4))
-    assert float(ends.seen[top].max()) < 0.1
-    assert float(goes_on.seen[top].min()) > 0.9
-    picture = torch.rand(1, 3, 64, 64)
-    around = torch.zeros(1, 3, 96, 96)
-    around[:, :, 16:80, 16:80] = picture
-    around[:, :, :16] = 0.5
-    warped = portrait_layers(picture, whole, around).warped(goes_on)
-    assert torch.allclose(warped[0, :, 2, 24:40], torch.full((3, 16), 0.5), atol=0.01)
-    assert float((warped[0, :, 40] - picture[0, :, 30]).abs().mean()) < 0.15
+@pytest.fixture(scope="module")
+def person() -> tuple[PortraitSurface, FaceMesh]:
+    """The built-in model's mean head, from the front, lips closed and eyes open, on a fine grid."""
+    warp = load_networks(find_model("mini")).reference_warp
+    assert warp is not None
+    mesh = warp.mesh
+    angles, place = torch.zeros(3), torch.tensor([0.0, 0.55])
+    projected = project(mesh.mean, mesh.weight, rotation(angles), torch.tensor([0.07]), place)
+    found = fit_head(mesh, projected[mesh.landmarks.long(), :2], torch.full((mesh.config.landmarks,), 0.005))
+    told = torch.full((3, 128, 128), 0.0)
+    told[0] = 4.0  # all of it the person
+    surface = shape_surface(draw_head(mesh, found, 128), told, found, motion(angles), mesh.glances.long())
+    return surface, mesh
+
+
+def expressed(surface: PortraitSurface, places: list[int], amount: float) -> Warp:
+    """The person's surface with some coefficients at an amount."""
+    spoken = surface.head.expression.clone()
+    spoken[places] = amount
+    return move_surface(surface, motion(torch.zeros(3)), spoken[None])
+
+
+def test_lids_that_close_hide_the_eyes(person: tuple[PortraitSurface, FaceMesh]) -> None:
+    surface, mesh = person
+    blinks = mesh.blinks.tolist()
+    seen = [float(expressed(surface, blinks, amount).eye.sum()) for amount in (0.0, 0.4, 0.8, 1.0)]
+    assert seen[0] > 0.9 * float(surface.eye.sum())
+    assert seen == sorted(seen, reverse=True)
+    assert seen[3] == 0
+    winked = expressed(surface, blinks[:1], 1.0).eye[0, 0]
+    left, right = winked[:, :64], winked[:, 64:]
+    assert min(float(left.sum()), float(right.sum())) == 0  # a wink hides one
+    assert max(float(left.sum()), float(right.sum())) > 0.3 * seen[0]
+
+
+def test_lips_that_part_by_less_than_a_cell_are_told(person: tuple[PortraitSurface, FaceMesh]) -> None:
+    surface, _ = person
+    jaw = EXPRESSIONS_OF_ICT.index("jawOpen")
+    gaps = [float(expressed(surface, [jaw], amount).gap.sum()) for amount in (0.0, 0.05, 0.1, 0.2, 0.4)]
+    assert gaps[0] < 0.5
+    assert gaps == sorted(gaps)
+    assert gaps[1] > 2
+    assert gaps[2] == pytest.approx(2 * gaps[1], rel=0.25)
+    wide = expressed(surface, [jaw], 0.4).gap[0, 0]
+    rows, columns = torch.nonzero(wide > 0.5, as_tuple=True)
+    assert columns.float().mean() == pytest.approx(63.5, abs=1.5)
+    assert 64 < rows.float().mean() < 100  # below the middle of the picture, where the mouth is
