@@ -2,7 +2,7 @@
 
 Run `python benchmarks/flops.py`. Nothing is computed: the networks live on the meta device, and torch's FlopCounterMode
 counts two operations for each multiply-accumulate of convolutions, linear layers and attention. Norms, activations
-and sums are not counted. "As published" carries out the published order of computation (spec section 1): the
+and sums are not counted. "As published" carries out the published order of computation (docs/parity.md): the
 reference's and the keyframes' keys and values are projected again for each of the 16 frames, and the cross-attention
 to the image token is computed in full.
 """

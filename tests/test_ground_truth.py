@@ -86,7 +86,7 @@ def test_the_default_camera_obeys_the_law_nearly(pose: Pose) -> None:
 
 
 def test_the_neck_pivot_needs_no_translation_to_turn() -> None:
-    """Turning alone hardly moves t, so half of a driver's translation (spec section 2) is not half of its turning."""
+    """Turning alone hardly moves t, so half of a driver's translation (model.md 2.4) is not half of its turning."""
     camera = Camera(field_of_view=0.002, distance=820_000.0)
     canonical = canonical_keypoints(LANDMARKS, camera)
     found = []

@@ -1,7 +1,7 @@
 """Every size and constant of the system, once, as validated frozen dataclasses. Imports no torch.
 
 The official model, the parity goldens' small model and the built-in model are three values of one `ModelConfig`
-(spec sections 1 to 3). A checkpoint carries its config as JSON (`plain_data.to_json`, `from_json`), strict about
+(docs/model.md). A checkpoint carries its config as JSON (`plain_data.to_json`, `from_json`), strict about
 unknown keys and wrong types. A field whose default is the published value says what the published system does.
 """
 
@@ -18,7 +18,7 @@ from personalive.plain_data import build, require
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The reference and the denoising UNet (spec section 1). Defaults: Stable Diffusion 1.5 image variations.
+    """The reference and the denoising UNet (docs/model.md, section 5). Defaults: Stable Diffusion 1.5 image variations.
 
     `attention_levels`, `motion_levels` and `temporal_levels` say, for each resolution level, whether its layers have
     a spatial transformer, a motion module and a temporal module; the middle block always has the first two, and the
@@ -95,7 +95,7 @@ class ImageEncoderConfig:
 
 @dataclass(frozen=True)
 class MotionExtractorConfig:
-    """ConvNeXtV2 with LivePortrait's heads: keypoints, head angles, translation, scale (spec sections 1, 2)."""
+    """ConvNeXtV2 with LivePortrait's heads: keypoints, angles, translation, scale (docs/model.md, section 2.2)."""
 
     image_size: int = 256
     depths: tuple[int, ...] = (3, 3, 9, 3)
@@ -108,7 +108,7 @@ class MotionExtractorConfig:
 
 @dataclass(frozen=True)
 class MotionEncoderConfig:
-    """A face-alignment network trunk with three patch-attention blocks: face crop -> motion tokens (spec section 1).
+    """A face-alignment network trunk with three patch-attention blocks: face crop -> motion tokens (model.md 2.7).
 
     `readouts`: maps that reach the last linear layer, through a ReLU; 1 as published, which a fresh network easily
     starts (and stays) dead on.
@@ -132,7 +132,7 @@ class MotionEncoderConfig:
 
 @dataclass(frozen=True)
 class PoseGuiderConfig:
-    """Convolutions from the keypoint drawing to pose features at 1/8 of its side (spec section 1).
+    """Convolutions from the keypoint drawing to pose features at 1/8 of its side (docs/model.md, section 2.5).
 
     `position`: side of a learned map of places added to the features, so that a small model need not learn from the
     borders where things are; 0 (none) as published.
@@ -149,7 +149,7 @@ class PoseGuiderConfig:
 
 @dataclass(frozen=True)
 class KeypointConfig:
-    """The keypoint drawing and the face box (spec section 2).
+    """The keypoint drawing and the face box (docs/model.md, sections 2.5 and 2.6).
 
     `soft` False: filled discs of `radius` pixels around truncated centres, as published. True: Gaussian blobs of
     standard deviation `radius` at exact, subpixel centres (for small models: one latent cell is many keypoint steps).
@@ -211,7 +211,7 @@ class WarpConfig:
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """The micro-chunk denoiser (spec section 3): schedule, window, keyframes, motion gains.
+    """The micro-chunk denoiser (docs/model.md, section 3): schedule, window, keyframes, motion gains.
 
     `common_noise`: share of the noise's variance that all frames of a stream have in common (0: none, as published; the
     mixed noise of "Preserve Your Own Correlation", Ge et al. 2023): a driver that holds still gives a stiller picture.

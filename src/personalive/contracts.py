@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class HeadMotion:
-    """What the motion extractor sees in frames (spec section 2); any leading shape, written (...) here.
+    """What the motion extractor sees in frames (docs/model.md, section 2.3); any leading shape, written (...) here.
 
     keypoints (..., 21, 3) canonical; angles (..., 3) pitch, yaw, roll in degrees; translation (..., 3);
     scale (..., 1). Posed keypoints are `keypoints @ R * scale`, then x and y moved by the translation.

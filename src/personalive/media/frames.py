@@ -181,7 +181,7 @@ def resize_to(pixels: Pixels, height: int, width: int) -> Pixels:
 
 
 def resize_tensor(images: Tensor, side: int) -> Tensor:
-    """(F, C, H, W) -> (F, C, side, side): plain bilinear sampling, half-pixel centres, no antialiasing (spec 2)."""
+    """(F, C, H, W) -> (F, C, side, side): bilinear, half-pixel centres, no antialiasing (docs/model.md, 2.1)."""
     if images.shape[-2:] == (side, side):
         return images
     return functional.interpolate(images, size=(side, side), mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""Attention and what is built of it: the spatial transformer that both UNets use (spec section 1).
+"""Attention and what is built of it: the spatial transformer that both UNets use (docs/model.md, section 5.2).
 
 Letters: N = B*F pictures (frames folded into the batch), n tokens of one picture, W width, d = W / heads.
 """

@@ -1,4 +1,4 @@
-"""The denoising UNet: a window of noisy latents, driven by motion and pose, dressed by a reference (spec section 1).
+"""The denoising UNet: a window of noisy latents, driven by motion and pose, dressed by a reference (model.md 5).
 
 Holds the weights of two published files: those named `temporal_modules` are temporal_module.pth's.
 """

@@ -1,4 +1,4 @@
-"""The image encoder: a picture -> one token of its appearance, by CLIP's vision tower (spec section 1)."""
+"""The image encoder: a picture -> one token of its appearance, by CLIP's vision tower (docs/model.md, section 4.2)."""
 
 from __future__ import annotations
 

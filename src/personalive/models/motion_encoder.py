@@ -1,4 +1,4 @@
-"""The motion encoder: a face crop -> motion tokens (spec section 1).
+"""The motion encoder: a face crop -> motion tokens (docs/model.md, section 2.7).
 
 A face-alignment network (FAN, arXiv 1703.07332) with three patch-attention blocks; its heat maps are not keypoints
 here: one more convolution reads them, and two linear layers turn them into tokens.

@@ -1,6 +1,6 @@
 """The motion extractor: LivePortrait's ConvNeXt V2 with heads for keypoints, head angles, translation and scale.
 
-Sources: spec sections 1 and 2; LivePortrait (arXiv 2407.03168); ConvNeXt V2 (arXiv 2301.00808).
+docs/model.md, section 2.2. Sources: LivePortrait (arXiv 2407.03168); ConvNeXt V2 (arXiv 2301.00808).
 """
 
 from __future__ import annotations

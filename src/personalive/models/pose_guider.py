@@ -1,4 +1,4 @@
-"""The pose guider: the keypoint drawing -> pose features at 1/8 of its side (spec section 1)."""
+"""The pose guider: the keypoint drawing -> pose features at 1/8 of its side (docs/model.md, section 2.5)."""
 
 from __future__ import annotations
 

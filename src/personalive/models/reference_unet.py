@@ -12,7 +12,7 @@ from personalive.models.unet_blocks import Conditions, UNetTrunk
 
 
 class ReferenceUNet(UNetTrunk):
-    """Stable Diffusion 1.5's UNet without its output head, at timestep 0 (spec section 1)."""
+    """Stable Diffusion 1.5's UNet without its output head, at timestep 0 (docs/model.md, section 4.3)."""
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__(config, framewise=False)

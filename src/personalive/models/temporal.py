@@ -1,7 +1,7 @@
 """The two modules after each layer of the denoising UNet: motion (driving tokens) and temporal (frames) attention.
 
 Both have the same shape: group norm, linear, one block of two attentions and a GEGLU feed-forward, linear, residual
-(spec section 1). Parameter names, `temporal_transformer` in both, are the published ones.
+(docs/model.md, sections 5.3 and 5.4). Parameter names, `temporal_transformer` in both, are the published ones.
 """
 
 from __future__ import annotations

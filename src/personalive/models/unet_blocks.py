@@ -1,4 +1,4 @@
-"""The UNet's skeleton, shared by the reference and the denoising UNet: Stable Diffusion 1.5's blocks (spec section 1).
+"""The UNet's skeleton, shared by the reference and the denoising UNet: Stable Diffusion 1.5's blocks (model.md 5.1).
 
 Frames are folded into the batch: every layer sees N = B*F pictures (N, W, h, w). Names are the published ones.
 """

@@ -1,4 +1,6 @@
-"""Head pose arithmetic: posed keypoints, retargeting to a reference, the keypoint drawing, the face box (spec 2).
+"""Head pose arithmetic: posed keypoints, retargeting to a reference, the keypoint drawing, the face box.
+
+The equations stand in docs/model.md, sections 2.3 to 2.6.
 
 Everything here is a function of tensors and works for any leading shape written (...). Image coordinates: x right,
 y down; a keypoint coordinate in [-1, 1] spans the picture, and pixel i covers [i, i + 1).
@@ -64,7 +66,7 @@ class MotionGains:
 def rotation(angles: Tensor) -> Tensor:
     """Angles (..., 3) pitch, yaw, roll in degrees -> matrices (..., 3, 3) to multiply row vectors with from the right.
 
-    (Rz(roll) Ry(yaw) Rx(pitch)) transposed, written out (spec 2).
+    (Rz(roll) Ry(yaw) Rx(pitch)) transposed, written out (docs/model.md, section 2.3).
     """
     pitch, yaw, roll = torch.deg2rad(angles).unbind(-1)
     cp, sp, cy, sy, cr, sr = pitch.cos(), pitch.sin(), yaw.cos(), yaw.sin(), roll.cos(), roll.sin()
@@ -116,9 +118,9 @@ def retarget(
 def interpolate(reference: HeadMotion, first: HeadMotion, steps: int) -> HeadMotion:
     """From the reference's pose (1, ...) towards the retargeted first driving pose (1, ...): `steps` heads.
 
-    Head i has weight i / steps, so the first is the reference and the last falls one short of the target (spec 3; the
-    paper writes (i - 1) / (MN - 1)). A retargeted first frame shares the reference's translation and scale, so as
-    published only the angles change; a stream that changes portraits midway arrives at other targets.
+    Head i has weight i / steps, so the first is the reference and the last falls one short of the target (docs/model.md
+    3.3; the paper writes (i - 1) / (MN - 1)). A retargeted first frame shares the reference's translation and
+    scale, so as published only the angles change; a stream that changes portraits midway arrives at other targets.
     """
     weights = lead_in_weights(steps, reference.angles)[:, None]  # (steps, 1)
     return HeadMotion(
@@ -185,8 +187,9 @@ def face_box(keypoints: Tensor, size: int, config: KeypointConfig) -> Tensor:
     """The face's place in its picture from the frame's OWN posed keypoints (N, 21, 3): int64 (N, 4) x1, y1, x2, y2.
 
     Side = (mean y - smallest y) * 2 * box_scale, laid a little above the mean of the drawn keypoints, cut to
-    0..size-1 and truncated (spec 2). The published rule can give an empty box or a sliver, when the keypoints fall
-    together or leave the picture: where a side would be shorter than size / 16 the box is the whole picture here.
+    0..size-1 and truncated (docs/model.md, section 2.6). The published rule can give an empty box or a sliver, when the
+    keypoints fall together or leave the picture: where a side would be shorter than size / 16 the box is the whole
+    picture here.
     """
     pixels = _pixel_indices(_drawn(keypoints, config), size).to(keypoints.dtype)
     centre = pixels.mean(dim=1)  # (N, 2)

@@ -1,4 +1,4 @@
-"""From pictures to what drives the denoiser: observations of frames, retargeted poses, the lead-in (spec 2 and 3)."""
+"""From pictures to what drives the denoiser: observed frames, retargeted poses, the lead-in (model.md 2 and 3.3)."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def observe(networks: Networks, images: Tensor, small: Tensor | None = None) -> 
 def face_crops(config: ModelConfig, images: Tensor, head: HeadMotion) -> Tensor:
     """What the motion encoder sees of frames (F, 3, S, S) in [0, 1], S = `image_size`, where their heads (F, ...) are.
 
-    (F, 3, e, e) in [-1, 1], e the motion encoder's size: spec section 2's box around the posed keypoints.
+    (F, 3, e, e) in [-1, 1], e the motion encoder's size: the box around the posed keypoints (model.md 2.6).
     """
     boxes = heads.face_box(heads.pose_keypoints(head), config.image_size, config.keypoints)
     return heads.crop_faces(images * 2 - 1, boxes, config.motion_encoder.image_size)
@@ -125,7 +125,7 @@ def lead_in(
     target: Observation | None = None,
     guide: Guide | None = None,
 ) -> MotionSignals:
-    """Signals (1, L, ...) of the frames before the first driving frame, L = `lead_in_frames` (spec 3).
+    """Signals (1, L, ...) of the frames before the first driving frame, L = `lead_in_frames` (model.md 3.3).
 
     Pose and motion tokens go linearly from the reference's to those of the first driving frame with weights i / L. With
     `motion_interpolated_start` off, all L frames have the reference's own pose and tokens: the window then starts

@@ -1,8 +1,9 @@
-"""The denoising loop: the only one. Live, offline, training, benchmarks and export all call `step` (spec 3).
+"""The denoising loop: the only one. Live, offline, training, benchmarks and export all call `step`.
 
 A window holds `levels` chunks of `chunk_frames` frames, the oldest nearly clean, the newest nearly noise. A step adds
 a chunk of new driving frames at the noisy end, runs the denoising UNet once over the whole window, and takes the
-oldest chunk, now clean, off the other end. Gradients are left to the caller; nothing is changed in place.
+oldest chunk, now clean, off the other end (docs/model.md, sections 3.2 to 3.4). Gradients are left to the caller;
+nothing is changed in place.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""When to remember an emitted frame, and where it goes: historical keyframes, bounded by construction (spec 3).
+"""When to remember an emitted frame, and where: historical keyframes, bounded by construction (model.md 3.5).
 
 A motion bank starts with the reference's motion tokens. A frame whose tokens lie further than tau from everything
 in the bank shows the person as nobody has seen them yet: its clean latents go through the reference UNet and serve

@@ -1,4 +1,4 @@
-"""Noise levels: DDIM with scaled-linear betas, and one deterministic step on a window of mixed levels (spec 3)."""
+"""Noise levels: DDIM with scaled-linear betas, one deterministic step on a window of mixed levels (model.md 3.1)."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Consumers of the networks that need gradients: how the built-in model is made (spec section 4)."""
+"""Consumers of the networks that need gradients: how the built-in model is made (docs/model.md, section 7)."""

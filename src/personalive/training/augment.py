@@ -1,4 +1,4 @@
-"""What happens to a driving picture before the motion networks see it in training (spec section 4, stage 1).
+"""What happens to a driving picture before the motion networks see it in training (docs/model.md, section 7).
 
 Rendered faces are clean and look alike; cameras are not. Colour, blur, noise, compression, occlusion and an affine move
 make the motion networks look at shape alone. The affine move changes the ground truth too, exactly; `warp` changes a
@@ -155,8 +155,9 @@ def camera_look(images: Tensor, share: float = 0.5) -> Tensor:
 def warp(images: Tensor, bend: float = 0.03, stretch: float = 0.1) -> Tensor:
     """Other proportions, the same expression: aspect and a smooth bend, piecewise bilinear; (N, 3, H, W) in [0, 1].
 
-    For the motion encoder's face crops (spec section 4: piecewise affine, aspect resize), so that tokens say nothing of
-    a face's shape. `bend`: deviation of a 5 x 5 grid's corners, in sides; `stretch`: deviation of the log aspect.
+    For the motion encoder's face crops (the paper's piecewise affine moves and aspect resizes), so that tokens say
+    nothing of a face's shape. `bend`: deviation of a 5 x 5 grid's corners, in sides; `stretch`: deviation of the log
+    aspect.
     """
     n, _, height, width = images.shape
     moves = functional.interpolate(

@@ -1,8 +1,8 @@
 """Every number of the training stages, as frozen dataclasses. Defaults: the built-in "mini" model's recipe.
 
-The shape is the paper's (spec section 4): image-level motion training, fewer-step distillation on the model's own
-roll-outs, then the streaming window, temporal modules only. Before them come what the published system takes ready
-made: the autoencoder and the motion networks, here supervised by the renderer's ground truth.
+The shape is the paper's (docs/model.md, section 7): image-level motion training, fewer-step distillation on the
+model's own roll-outs, then the streaming window, temporal modules only. Before them come what the published system
+takes ready made: the autoencoder and the motion networks, here supervised by the renderer's ground truth.
 """
 
 from __future__ import annotations

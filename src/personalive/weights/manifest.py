@@ -1,4 +1,4 @@
-"""Which published files there are, whose they are, and where the published layout keeps them. Data only (spec 6).
+"""Which published files there are, whose they are, and where the published layout keeps them. Data only (model.md 10).
 
 Sizes and hashes are not written down here: a download takes them from the hub's own listing.
 """

@@ -1,4 +1,4 @@
-"""The published files, in the layout that spec section 6 lists, into our networks, strictly."""
+"""The published files, in the layout that docs/model.md lists (section 10), into our networks, strictly."""
 
 from __future__ import annotations
 
