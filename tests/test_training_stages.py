@@ -113,6 +113,16 @@ def test_checkpointing_changes_no_gradient(run: Path) -> None:
         assert torch.allclose(gradient, again[name], atol=1e-6), name
 
 
+def test_a_window_of_two_levels_is_trained_by_the_default_recipe(run: Path) -> None:
+    """Its odds are those of the noisiest levels, and every level that is drawn is the window's."""
+    config = override(toy_config(), {"stream.levels": 2})
+    recipe = load_recipe(None, {}).image
+    stage = ImageStage(config, quick().image, run, corpus(), corpus(2, seed=1))
+    assert stage.odds.tolist() == pytest.approx(list(recipe.level_odds[-2:]))
+    for _ in range(4):
+        assert torch.isfinite(next(stage.losses(random.Random(0), 0))["loss"])
+
+
 def test_the_motion_encoder_can_learn_with_the_denoiser(run: Path, tmp_path: Path) -> None:
     for part in ("autoencoder", "motion"):
         (tmp_path / f"{part}.safetensors").write_bytes((run / f"{part}.safetensors").read_bytes())

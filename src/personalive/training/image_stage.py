@@ -31,7 +31,7 @@ class ImageStage(DenoiserStage):
     ) -> None:
         super().__init__(config, recipe, folder, train, held_out, device or torch.device("cpu"))
         self.recipe = recipe
-        self.odds = torch.tensor(recipe.level_odds)
+        self.odds = torch.tensor(recipe.level_odds[-config.stream.levels :])  # a shorter window has the noisiest ones
         # Attention starts by looking at what is alike (keys = queries), and the denoiser as a copy of the reference
         # UNet: the same layers, then what it alone has.
         with torch.no_grad():

@@ -155,7 +155,7 @@ class ImageRecipe:
         default_factory=lambda: Optimisation(steps=3000, batch=7, rate=1.3e-3, accumulate=2)
     )
     frames: int = 4  # driving frames that share a reference
-    level_odds: tuple[float, ...] = (0.05, 0.3, 0.25, 0.4)  # cleanest level first
+    level_odds: tuple[float, ...] = (0.05, 0.3, 0.25, 0.4)  # cleanest level first; the last ones where there are fewer
     same_pose: float = 0.6  # share of references whose driving frames differ in expression only
     regions: Regions = field(default_factory=Regions)
     motion_encoder: bool = False  # learn it too, from augmented face crops; else its tokens are computed once
