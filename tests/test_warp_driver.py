@@ -103,7 +103,7 @@ def test_a_driver_whose_lids_touch_has_blinked_wholly(warp: ReferenceWarp) -> No
         frames = seen(landmarks(mesh, one, shut, torch.zeros(2, 3), torch.zeros(2, 2)), torch.zeros(2, 3))
         found = follow_driver(warp, meet_driver(warp, frames[0:1]), frames)
         assert found.expression is not None
-        assert float(found.expression[1, [BLINK_LEFT, BLINK_RIGHT]].min()) > 0.75
+        assert float(found.expression[1, [BLINK_LEFT, BLINK_RIGHT]].min()) > 0.95
         assert float(found.expression[0, [BLINK_LEFT, BLINK_RIGHT]].max()) < 0.2
 
 

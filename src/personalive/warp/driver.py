@@ -23,6 +23,8 @@ from personalive.warp.landmarks import glance
 
 CROP = 1.7
 """Side of the landmark network's crop of a driving frame over that of the motion encoder's face box."""
+BLINK_GAIN = 1.5
+"""Lids of real drivers are read as less closed than they are, and closed lids of a portrait look less so."""
 STEPS = 5
 """Gauss-Newton steps for a frame."""
 
@@ -94,11 +96,11 @@ def follow_driver(warp: ReferenceWarp, driver: DriverFace, frames: SeenDriver) -
     face = FacePose(marks.first_pose(frames.seen.head.angles.float()), nobody, expected)
     for _ in range(STEPS):
         face = step(marks, face, expected)
-    lids = torch.ones_like(expected[0]).index_copy(0, warp.mesh.blinks.long(), driver.closing)
+    lids = torch.ones_like(expected[0]).index_copy(0, warp.mesh.blinks.long(), BLINK_GAIN / driver.closing)
     seen = frames.seen
     shift = torch.cat([face.translation, torch.zeros_like(face.scale)], dim=1)
     head = HeadMotion(seen.head.keypoints, face.angles, shift, face.scale)
-    return Observation(head, seen.motion, (face.expression / lids).clamp(0, 1))
+    return Observation(head, seen.motion, (face.expression * lids).clamp(0, 1))
 
 
 def watch_driver(
