@@ -70,8 +70,8 @@ def load_face_model(path: Path | str) -> FaceModel:
     path = Path(path)
     if not path.is_file():
         raise FaceModelError(
-            f"face model not found: {path}; make one from the ICT-FaceKit release with convert_obj, or set "
-            f"{ENVIRONMENT_VARIABLE}"
+            f"face model not found: {path}; make one of the ICT-FaceKit release with `personalive data convert-obj`, "
+            f"or set {ENVIRONMENT_VARIABLE}"
         )
     try:
         with np.load(path, allow_pickle=False) as stored:
@@ -103,7 +103,8 @@ def _checked(arrays: dict[str, NDArray[Any]], path: Path) -> FaceModel:
     wanted = list(FaceModel.__dataclass_fields__)
     missing = [name for name in wanted if name not in arrays]
     if missing:
-        raise FaceModelError(f"face model {path} lacks {', '.join(missing)}; make it again with convert_obj")
+        lacks = ", ".join(missing)
+        raise FaceModelError(f"face model {path} lacks {lacks}; make it anew with `personalive data convert-obj`")
     vertices = arrays["vertices"].shape[0]
     shapes: dict[str, tuple[int | None, ...]] = {
         "vertices": (vertices, 3),
