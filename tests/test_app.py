@@ -91,15 +91,15 @@ def test_status_health_metrics_and_the_description_of_the_routes(client: TestCli
 def test_a_portrait_is_cut_at_the_size_that_viewers_see(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a reference warp that is larger than what the networks compute at: its pixels are those that are shown."""
     sides: list[int] = []
-    cut = Portrait.cut
+    framed = Portrait.framed
 
     def note(portrait: Portrait, side: int) -> Any:
         sides.append(side)
-        return cut(portrait, side)
+        return framed(portrait, side)
 
     with serve(model=PersonaLive(warp_networks())) as client:
         wait_until_ready(client)
-        monkeypatch.setattr(Portrait, "cut", note)
+        monkeypatch.setattr(Portrait, "framed", note)
         assert client.get("/api/status").json()["image_size"] == 64
         made = client.post("/api/sessions", json={"portrait": "clara"}).json()["session"]
         service: Any = client.app.state.service

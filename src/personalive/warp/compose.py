@@ -21,7 +21,7 @@ SURE_BACKGROUND = 0.08
 """A cell of the portrait is background for the plate where no figure value around it exceeds this."""
 PLATE_MARGIN = 5
 """Cells around a place that have to be background, too (odd)."""
-MOUTH_SHADE = 0.55
+MOUTH_SHADE = 0.45
 """How much darker the inside of a mouth is than what a small denoiser, which blurs it with the lips, makes of it."""
 TINT_SIDE = 32
 """Side of the map of colour differences between the portrait and what is generated."""
@@ -128,10 +128,13 @@ def _carried(picture: Tensor, skin: Tensor, side: int, warp: Warp) -> Tensor:
 def guide_pictures(warped: Tensor, plate: Tensor, masks: Tensor) -> Tensor:
     """What the denoiser is shown of a warp: (F, 6, s, s): the figure over its plate in [-1, 1], and three masks.
 
+    What the portrait does not show of the figure is blank (0), also between parted lips.
+
     warped, plate (F or 1, 3, s, s) in [0, 1]; masks (F, 4, s, s): figure, seen, eye and gap.
     """
-    figure = masks[:, :1]
-    return torch.cat([(figure * warped + (1 - figure) * plate) * 2 - 1, masks[:, :3]], dim=1)
+    figure, seen, gap = masks[:, 0:1], masks[:, 1:2], masks[:, 3:4]
+    over = figure * warped + (1 - figure) * plate
+    return torch.cat([(over * 2 - 1) * (1 - figure * (1 - seen)) * (1 - gap), masks[:, :3]], dim=1)
 
 
 class PortraitGuide:
