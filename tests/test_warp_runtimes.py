@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable
 from functools import partial
 
@@ -26,11 +28,12 @@ RUNTIMES: dict[str, tuple[str, Callable[[Networks], Networks], float]] = {
 def test_every_frames_networks_compute_the_same_elsewhere(name: str) -> None:
     package, put, error = RUNTIMES[name]
     pytest.importorskip(package)
-    networks = warp_networks()
-    warp = networks.reference_warp
+    toys = warp_networks()
+    warp = copy.deepcopy(toys.reference_warp)  # the toys are shared by all tests
     assert warp is not None
     torch.manual_seed(0)
-    warp.landmarks = LandmarkNetwork(warp.config.landmarks).eval()  # the toys' tells fixed places
+    warp.landmarks = LandmarkNetwork(warp.config.landmarks).eval()  # theirs tells fixed places
+    networks = dataclasses.replace(toys, reference_warp=warp)
     other = put(networks).reference_warp
     assert other is not None
     side = warp.landmarks.config.image_size

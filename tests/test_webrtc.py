@@ -21,6 +21,7 @@ from av.video.frame import VideoFrame
 
 from grey_camera import Camera
 from personalive import gallery
+from personalive.motion.face_crop import square_of
 from personalive.pipeline import PersonaLive
 from personalive.server import webrtc
 from personalive.server.app import create_app
@@ -100,7 +101,7 @@ def test_video_and_messages_go_both_ways() -> None:
         first = await video.recv()
         assert isinstance(first, VideoFrame)
         assert (first.width, first.height) == (32, 32)
-        difference = first.to_ndarray(format="rgb24").astype(float) - live.session.portrait
+        difference = first.to_ndarray(format="rgb24").astype(float) - square_of(live.session.portrait)
         assert abs(difference).mean() < 40, "the portrait rests until the first frame is there, no black picture"
         await soon(lambda: channel.readyState == "open")
         channel.send('{"type":"ping","time":5000}')
