@@ -11,7 +11,7 @@ from personalive.models.face_mesh import FaceMesh, project
 from personalive.models.reference_warp import ReferenceWarp
 from personalive.motion.keypoints import rotation
 from personalive.motion.signals import Observation, observe
-from personalive.warp.driver import SeenDriver, follow_driver, follow_known, meet_driver, see_driver
+from personalive.warp.driver import GLANCE_GAIN, SeenDriver, follow_driver, follow_known, meet_driver, see_driver
 from toy import toy_networks, warp_networks
 from toy_mesh import BLINK_LEFT, BLINK_RIGHT, EXPRESSIONS, JAW, SMILE, toy_warp
 
@@ -116,7 +116,7 @@ def test_tokens_say_what_landmarks_do_not_show(warp: ReferenceWarp) -> None:
     told.expression.linear.bias[5] = 0.6
     found = follow_driver(told, meet_driver(told, frames[0:1]), frames)
     assert found.expression is not None
-    assert torch.allclose(found.expression[:, 5], torch.full((FRAMES,), 0.6), atol=0.02)
+    assert torch.allclose(found.expression[:, 5], torch.full((FRAMES,), 0.6 * GLANCE_GAIN), atol=0.02)
     assert torch.allclose(found.expression[:, JAW], expressions()[:, JAW], atol=0.12)
 
 

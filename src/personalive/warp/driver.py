@@ -23,8 +23,8 @@ from personalive.warp.landmarks import glance
 
 CROP = 1.7
 """Side of the landmark network's crop of a driving frame over that of the motion encoder's face box."""
-BLINK_GAIN = 1.5
-"""Lids of real drivers are read as less closed than they are, and closed lids of a portrait look less so."""
+BLINK_GAIN, GLANCE_GAIN = 1.5, 1.4
+"""Real drivers are read as closing their lids and looking aside less than they do, and a portrait shows it less."""
 STEPS = 5
 """Gauss-Newton steps for a frame."""
 
@@ -96,11 +96,13 @@ def follow_driver(warp: ReferenceWarp, driver: DriverFace, frames: SeenDriver) -
     face = FacePose(marks.first_pose(frames.seen.head.angles.float()), nobody, expected)
     for _ in range(STEPS):
         face = step(marks, face, expected)
-    lids = torch.ones_like(expected[0]).index_copy(0, warp.mesh.blinks.long(), BLINK_GAIN / driver.closing)
+    mesh = warp.mesh
+    gains = torch.ones_like(expected[0]).index_copy(0, mesh.blinks.long(), BLINK_GAIN / driver.closing)
+    gains[mesh.glances.long()] = GLANCE_GAIN
     seen = frames.seen
     shift = torch.cat([face.translation, torch.zeros_like(face.scale)], dim=1)
     head = HeadMotion(seen.head.keypoints, face.angles, shift, face.scale)
-    return Observation(head, seen.motion, (face.expression * lids).clamp(0, 1))
+    return Observation(head, seen.motion, (face.expression * gains).clamp(0, 1))
 
 
 def watch_driver(

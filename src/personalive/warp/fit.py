@@ -13,6 +13,8 @@ from personalive.warp.gauss_newton import FacePose, SeenLandmarks, step, step_po
 
 POSE_ROUNDS, ROUNDS = 6, 12
 """Steps of the pose alone; steps of everything."""
+EXPRESSION_DEVIATION, GLANCE_DEVIATION = 0.25, 0.05
+"""How far expression coefficients may well be from what was expected; glances, of which landmarks show only lids."""
 LEAST_SPREAD = 0.01
 """No landmark is trusted to be closer than this to the truth, in picture units (1/2 of a side is 1)."""
 REACH = 1.6
@@ -84,8 +86,11 @@ def landmarks_of(mesh: FaceMesh, points: Tensor, spread: Tensor) -> SeenLandmark
     """The mean head's landmarks, to be fitted to points (F, K, 2) with expected errors spread (F, K)."""
     marks = mesh.landmarks.long()
     identities, expressions = mesh.identities(marks), mesh.expressions(marks)
+    deviation = torch.full_like(expressions[:, 0, 0], EXPRESSION_DEVIATION)
+    deviation[mesh.glances.long()] = GLANCE_DEVIATION
     spread = spread.clamp(min=LEAST_SPREAD)
-    return SeenLandmarks(mesh.mean[marks][None], mesh.weight[marks], identities, expressions, points, spread)
+    mean, weight = mesh.mean[marks][None], mesh.weight[marks]
+    return SeenLandmarks(mean, weight, identities, expressions, points, spread, deviation)
 
 
 def meet_face(seen: SeenLandmarks, expected: Tensor | None = None, angles: Tensor | None = None) -> FacePose:

@@ -12,8 +12,6 @@ from personalive.motion.keypoints import rotation
 
 IDENTITY_WEIGHT = 1.0
 """Weight of a squared standard deviation of identity against a landmark's squared error in expected errors."""
-EXPRESSION_DEVIATION = 0.25
-"""How far expression coefficients may well be from what was expected."""
 ROBUST = 4.0
 """From so many expected errors on a landmark counts less (Cauchy)."""
 POSE_STEPS = (0.5, 0.5, 0.5, 0.01, 0.01, 0.01)
@@ -54,7 +52,7 @@ class SeenLandmarks:
     """What is fitted to what in F frames: the mesh's landmarks, their places in the pictures, how sure these are.
 
     mean (F or 1, K, 3) cm; weight (K,); identities (I, K, 3), expressions (E, K, 3) cm; points (F, K, 2) in [-1, 1];
-    spread (F, K): expected errors of the points.
+    spread (F, K): expected errors of the points; deviation (E,): how far coefficients may well be from expected ones.
     """
 
     mean: Tensor
@@ -63,6 +61,7 @@ class SeenLandmarks:
     expressions: Tensor
     points: Tensor
     spread: Tensor
+    deviation: Tensor
 
     def first_pose(self, angles: Tensor) -> Tensor:
         """(F, 6): the given angles (F, 3) in degrees; scale and place by the landmarks' extent."""
@@ -116,7 +115,7 @@ def _step(seen: SeenLandmarks, face: FacePose, expected: Tensor | None) -> FaceP
     strength = torch.cat(
         [
             torch.full_like(face.identity, IDENTITY_WEIGHT),
-            torch.full_like(face.expression, EXPRESSION_DEVIATION**-2),
+            (seen.deviation**-2).expand_as(face.expression),
         ],
         dim=1,
     )
