@@ -92,8 +92,12 @@ def _beyond(flow: Tensor, reach: tuple[float, float, float, float]) -> Tensor:
 def _closed(mask: Tensor, side: int) -> Tensor:
     """A mask (F, 1, s, s) without its holes of less than `side` (odd) cells."""
     padded = F.pad(mask, (side,) * 4)
-    grown = F.max_pool2d(padded, side, 1, side // 2)
-    return -F.max_pool2d(-grown, side, 1, side // 2)[..., side:-side, side:-side]
+    return -_grown(-_grown(padded, side), side)[..., side:-side, side:-side]
+
+
+def _grown(mask: Tensor, side: int) -> Tensor:
+    """The largest value within a square of `side` cells: along rows, then columns, which is the same and cheaper."""
+    return F.max_pool2d(F.max_pool2d(mask, (1, side), 1, (0, side // 2)), (side, 1), 1, (side // 2, 0))
 
 
 def forward_motion(surface: PortraitSurface, target: HeadMotion, coefficients: Tensor) -> tuple[Tensor, Tensor]:

@@ -25,7 +25,7 @@ CROP = 1.7
 """Side of the landmark network's crop of a driving frame over that of the motion encoder's face box."""
 BLINK_GAIN, GLANCE_GAIN = 1.5, 1.4
 """Real drivers are read as closing their lids and looking aside less than they do, and a portrait shows it less."""
-STEPS = 5
+STEPS = 4
 """Gauss-Newton steps for a frame."""
 
 
