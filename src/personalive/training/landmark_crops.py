@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from personalive.warp.landmarks import FACE_LANDMARKS
+from personalive.warp.landmarks import face_square
 
 
 def crop_faces(
@@ -27,9 +27,9 @@ def crop_faces(
     outside the picture, "border" or "reflection".
     """
     span, turn, shift = (values.to(pictures.device) for values in (span, turn, shift))
-    low, high = points[:, :FACE_LANDMARKS].amin(1), points[:, :FACE_LANDMARKS].amax(1)
-    half = (high - low).amax(1) / 2 / span  # (N,) of the crop's side, in picture units
-    centre = (low + high) / 2 + shift * half[:, None]
+    middle, reach = face_square(points)
+    half = reach / span  # (N,) of the crop's side, in picture units
+    centre = middle + shift * half[:, None]
     cos, sin = torch.cos(turn), torch.sin(turn)
     turned = torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2)  # (N, 2, 2) crop -> picture
     theta = torch.cat([turned * half[:, None, None], centre[:, :, None]], dim=2)

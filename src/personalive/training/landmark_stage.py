@@ -23,7 +23,7 @@ from personalive.training.clips import Corpus
 from personalive.training.landmark_crops import crop_faces, draw_points, look_different
 from personalive.training.recipe import LandmarkRecipe
 from personalive.training.sheet import strip
-from personalive.warp.landmarks import CLOSE_UP_SHARE, CLOSE_UPS, FACE_LANDMARKS, FACE_SHARE
+from personalive.warp.landmarks import CLOSE_UP_SHARE, CLOSE_UPS, FACE_SHARE, face_square
 
 REGIONS = {"jaw": slice(0, 17), "brows": slice(17, 27), "eyes": slice(36, 48), "mouth": slice(48, 68)}
 """Of the usual 68, with which the landmarks begin."""
@@ -121,7 +121,7 @@ class LandmarkStage:
         for person in range(self.held_out.people):
             crops, points = self._crops_in_use(person, slice(0, None, step))
             found, spread = self._find(crops)
-            apart = (points[:, OUTER_CORNERS[0]] - points[:, OUTER_CORNERS[1]]).norm(dim=-1).clamp(min=0.02)
+            apart = _eyes_apart(points)
             distance = (found - points).norm(dim=-1)
             errors.append((distance / apart[:, None]).cpu())
             spreads.append((distance / spread).cpu())
@@ -138,7 +138,7 @@ class LandmarkStage:
         """Median distance of a part's landmarks in crops of it alone, over that of the outer corners of the eyes."""
         crops, points = self._crops_in_use(person, frames, part)
         found, _ = self._find(crops)
-        apart = (points[:, OUTER_CORNERS[0]] - points[:, OUTER_CORNERS[1]]).norm(dim=-1).clamp(min=0.02)
+        apart = _eyes_apart(points)
         error: Tensor = (found - points).norm(dim=-1)[:, part] / apart[:, None]
         return error.median().cpu()
 
@@ -169,6 +169,12 @@ class LandmarkStage:
         return strip(rows)
 
 
+def _eyes_apart(points: Tensor) -> Tensor:
+    """How far the outer corners of the eyes are apart, (N,), in the units of the points (N, K, 2)."""
+    apart: Tensor = (points[:, OUTER_CORNERS[0]] - points[:, OUTER_CORNERS[1]]).norm(dim=-1).clamp(min=0.02)
+    return apart
+
+
 def _between(shares: tuple[float, float], count: int) -> Tensor:
     """Shares (N,) between the two, as many in each octave."""
     return torch.exp(torch.empty(count).uniform_(*(math.log(share) for share in shares)))
@@ -183,7 +189,5 @@ def _off_centre(points: Tensor, span: Tensor, rng: random.Random) -> Tensor:
 
 def part_shift(points: Tensor, span: Tensor, part: slice) -> Tensor:
     """`landmark_crops.crop_faces`'s shift (N, 2) onto a part of the landmarks (N, K, 2), where the face spans (N,)."""
-    face = points[:, :FACE_LANDMARKS]
-    low, high = face.amin(1), face.amax(1)
-    half = (high - low).amax(1) / 2 / span
-    return (points[:, part].mean(1) - (low + high) / 2) / half[:, None]
+    middle, reach = face_square(points)
+    return (points[:, part].mean(1) - middle) / (reach / span)[:, None]

@@ -112,8 +112,7 @@ def watch_driver(
 
     driver: as met before; who is not known yet is met in the first of the frames. None for models without a warp.
     """
-    frames = see_driver(networks, images)
-    return follow_known(networks, driver, frames)
+    return follow_known(networks, driver, see_driver(networks, images))
 
 
 def follow_known(

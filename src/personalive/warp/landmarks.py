@@ -32,10 +32,17 @@ def find_landmarks(network: LandmarkNetwork, picture: Tensor) -> tuple[Tensor, T
     centre, half = picture.new_zeros(1, 2), picture.new_ones(1)
     points, spread = picture.new_zeros(0), picture.new_zeros(0)
     for _ in range(PASSES):
-        points, spread = _look(network, picture, centre, half)
-        low, high = points[:, :FACE_LANDMARKS].amin(1), points[:, :FACE_LANDMARKS].amax(1)
-        centre, half = (low + high) / 2, ((high - low).amax(1) / 2 / FACE_SHARE).clamp(0.2, 1.5)
+        points, spread = glance(network, picture, centre, half)
+        centre, half = face_square(points)
+        half = (half / FACE_SHARE).clamp(0.2, 1.5)
     return _closer(network, picture, points, spread, half * FACE_SHARE / CLOSE_UP_SHARE)
+
+
+def face_square(points: Tensor) -> tuple[Tensor, Tensor]:
+    """The square about faces' usual landmarks, the first of (N, K, 2): its middle (N, 2) and half of its side (N,)."""
+    face = points[:, :FACE_LANDMARKS]
+    low, high = face.amin(1), face.amax(1)
+    return (low + high) / 2, (high - low).amax(1) / 2
 
 
 def _closer(
@@ -47,7 +54,7 @@ def _closer(
     """
     centres = torch.cat([points[:, part].mean(1) for part in CLOSE_UPS])  # (3, 2)
     half = half.expand(len(CLOSE_UPS))
-    found, errors = _look(network, picture.expand(len(CLOSE_UPS), -1, -1, -1), centres, half)
+    found, errors = glance(network, picture.expand(len(CLOSE_UPS), -1, -1, -1), centres, half)
     # Of a landmark outside the close-up the network knows nothing, nor that it is outside.
     farthest = torch.maximum((found - centres[:, None]).abs(), (points - centres[:, None]).abs()).amax(-1)
     inside = farthest < CLOSE_UP_BORDER * half[:, None]
@@ -63,11 +70,6 @@ def glance(network: LandmarkNetwork, frames: Tensor, centre: Tensor, half: Tenso
 
     centre (F, 2), half (F,): of the crops, see `find_landmarks`. Returns points (F, K, 2) and spread (F, K).
     """
-    points, errors = _look(network, frames, centre, half)
-    return points, errors
-
-
-def _look(network: LandmarkNetwork, frames: Tensor, centre: Tensor, half: Tensor) -> tuple[Tensor, Tensor]:
     parameter = next(network.parameters())
     crops = _cut(frames, centre, half, network.config.image_size) * 2 - 1
     found, errors = (part.to(frames) for part in network(crops.to(parameter.dtype)))
